@@ -1,0 +1,1 @@
+"""Integers to bytes: reversible transforms, static entropy models, coders; nothing here knows what a tensor means."""

@@ -1,0 +1,246 @@
+"""Static entropy models of integer codes: from a few stored integers to exact symbol frequencies.
+
+Both sides of a coder must hold the same probabilities to the last bit, on every machine. So a model is a handful of
+integers, its frequencies come from float operations that IEEE 754 rounds exactly (+ - * / sqrt; no exp, log or sum),
+and they are integers that add up to 2^24 with at least one unit for every symbol, which is the precision of the coder
+underneath: no further rounding takes place anywhere.
+
+`Bell` is the shape of trained weights: density (1 + (d/a)^b / m)^-m at distance d from the centre, with b in quarters
+and m a power of two. b = 2 with large m is the normal distribution, b = 1 Laplace's, b = 2 with small m a Student t.
+The width `a` climbs a ladder of rungs, 16 to the octave. Rows of a matrix often differ in width only: `RowBells` gives
+every row its own rung, a quarter octave apart, and models those rung numbers in turn.
+`Histogram` stores a frequency for each symbol, for anything without such a shape.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from jaxtyping import Int
+
+from nutshell.errors import ArtifactError
+
+PRECISION_BITS = 24
+MAX_SYMBOLS = 1 << 16
+MIN_ROW_CODES, MAX_ROW_CODES = 16, 1 << 20  # shorter rows cannot pay for a rung; longer ones need none
+NUM_RUNGS, RUNGS_PER_CLASS = 256, 4
+MAX_SHAPE, MAX_TAIL = 16, 20
+
+
+class TableReader:
+    """Reads the integers of a model from the front of a payload; what is left is the coded stream."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload, self.position = payload, 0
+
+    def take(self, count: int) -> bytes:
+        """Take the next `count` bytes.
+
+        Raises:
+            ArtifactError: there are fewer.
+        """
+        taken = self.payload[self.position : self.position + count]
+        if len(taken) < count:
+            raise ArtifactError("the model of a coded section is cut short")
+        self.position += count
+        return taken
+
+    def unsigned(self) -> int:
+        """Read a little-endian base-128 number of at most 5 bytes."""
+        value = 0
+        for shift in range(0, 35, 7):
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ArtifactError("the model of a coded section holds an endless number")
+
+    def signed(self) -> int:
+        """Read a number whose lowest bit is its sign."""
+        value = self.unsigned()
+        return value >> 1 if value % 2 == 0 else -(value >> 1) - 1
+
+
+def unsigned_bytes(value: int) -> bytes:
+    """Write a non-negative number, 7 bits a byte, lowest first."""
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def signed_bytes(value: int) -> bytes:
+    """Write a number with its sign in the lowest bit."""
+    return unsigned_bytes(2 * value if value >= 0 else -2 * value - 1)
+
+
+@dataclass(frozen=True)
+class Support:
+    """The symbols that can occur: `low`, `low + 1`, ..., `size` of them."""
+
+    low: int
+    size: int
+
+    def to_bytes(self) -> bytes:
+        """Write the table entry."""
+        return unsigned_bytes(self.size - 1) + signed_bytes(self.low)
+
+    @classmethod
+    def read(cls, reader: TableReader) -> Self:
+        """Read what `to_bytes` wrote."""
+        size = reader.unsigned() + 1
+        if size > MAX_SYMBOLS:
+            raise ArtifactError(f"a coded section claims {size} different symbols, at most {MAX_SYMBOLS} are allowed")
+        return cls(low=reader.signed(), size=size)
+
+
+def normalised(weights: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Scale non-negative weights (below 2^30) to frequencies of at least 1 that sum to 2^PRECISION_BITS."""
+    spare = (1 << PRECISION_BITS) - len(weights)
+    frequencies = weights * spare // weights.sum()
+    frequencies[np.argmax(frequencies)] += spare - frequencies.sum()
+    return frequencies + 1
+
+
+@dataclass(frozen=True)
+class Bell:
+    """A bell of generalised normal and Student t shape; see the module's formula.
+
+    Attributes:
+        centre: in quarters of a code.
+        shape: the exponent b, in quarters.
+        tail: log2 of m.
+        rung: a is (16 + rung % 16) * 2^(rung // 16) / 128 codes.
+    """
+
+    centre: int
+    shape: int
+    tail: int
+    rung: int
+
+    def frequencies(self, support: Support) -> Int[np.ndarray, " N"]:
+        """Evaluate at every symbol."""
+        width = (16 + self.rung % 16) * 2.0 ** (self.rung // 16) / 128
+        distance = np.abs(np.arange(support.low, support.low + support.size) - self.centre / 4) / width
+        quarter_root = np.sqrt(np.sqrt(distance))
+        power = np.ones(support.size)
+        for _ in range(self.shape):
+            power = np.minimum(power * quarter_root, 2.0**30)
+        inverse = 1 + power / 2.0**self.tail
+        for _ in range(self.tail):
+            inverse = np.minimum(inverse * inverse, 2.0**60)
+        return normalised(np.maximum(2.0**29 / inverse, 1).astype(np.int64))
+
+    def to_bytes(self) -> bytes:
+        """Write the table entry."""
+        return signed_bytes(self.centre) + bytes([self.shape, self.tail, self.rung])
+
+    @classmethod
+    def read(cls, reader: TableReader, support: Support) -> Self:
+        """Read what `to_bytes` wrote."""
+        centre, (shape, tail, rung) = reader.signed(), reader.take(3)
+        if not (1 <= shape <= MAX_SHAPE and tail <= MAX_TAIL):
+            raise ArtifactError(f"a coded section has a model of unknown shape ({shape}, {tail})")
+        return cls(centre=centre, shape=shape, tail=tail, rung=rung)
+
+
+_BYTES = np.arange(256, dtype=np.int64)
+_MINIFLOATS = np.where(_BYTES < 16, _BYTES, (16 + _BYTES % 16) << np.maximum(_BYTES // 16 - 1, 0))
+_MINIFLOAT_EDGES = (_MINIFLOATS[1:] + _MINIFLOATS[:-1]) / 2
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A frequency for each symbol, stored as a float of one byte: 4 bits of exponent, 4 of mantissa; 0 is 0."""
+
+    minifloats: bytes
+
+    @classmethod
+    def of(cls, counts: Int[np.ndarray, " N"]) -> Self:
+        """Round counts to the nearest one-byte float, relative to the largest."""
+        relative = counts * (31.0 * 2**14 / counts.max())
+        codes = np.searchsorted(_MINIFLOAT_EDGES, relative, side="right")
+        return cls(np.where(counts > 0, np.maximum(codes, 1), 0).astype(np.uint8).tobytes())
+
+    def frequencies(self, support: Support) -> Int[np.ndarray, " N"]:
+        """Expand the stored floats."""
+        assert len(self.minifloats) == support.size
+        return normalised(_MINIFLOATS[np.frombuffer(self.minifloats, np.uint8)])
+
+    def to_bytes(self) -> bytes:
+        """Write the table entry."""
+        return self.minifloats
+
+    @classmethod
+    def read(cls, reader: TableReader, support: Support) -> Self:
+        """Read what `to_bytes` wrote."""
+        minifloats = reader.take(support.size)
+        if not any(minifloats):
+            raise ArtifactError("a coded section has a model in which nothing can occur")
+        return cls(minifloats)
+
+
+@dataclass(frozen=True)
+class RowBells:
+    """One bell for all rows but for its rung: row r has `bell.rung + RUNGS_PER_CLASS * classes[r]`.
+
+    Attributes:
+        bell: the narrowest.
+        classes: model of the class numbers, which are coded ahead of the codes.
+    """
+
+    bell: Bell
+    classes: "StaticModel"
+
+    def by_class(self, support: Support) -> list[Int[np.ndarray, " N"]]:
+        """Evaluate the bell of each class."""
+        rungs = range(self.bell.rung, NUM_RUNGS, RUNGS_PER_CLASS)[: self.classes.support.size]
+        return [replace(self.bell, rung=rung).frequencies(support) for rung in rungs]
+
+    def to_bytes(self) -> bytes:
+        """Write the table entry."""
+        return self.bell.to_bytes() + self.classes.to_bytes()
+
+    @classmethod
+    def read(cls, reader: TableReader, support: Support) -> Self:
+        """Read what `to_bytes` wrote."""
+        bell, classes = Bell.read(reader, support), StaticModel.read(reader)
+        top_rung = bell.rung + RUNGS_PER_CLASS * (classes.support.size - 1)
+        if classes.support.low != 0 or top_rung >= NUM_RUNGS or isinstance(classes.distribution, RowBells):
+            raise ArtifactError("a coded section has an impossible model of its rows")
+        return cls(bell, classes)
+
+
+@dataclass(frozen=True)
+class StaticModel:
+    """Which symbols can occur, and how often."""
+
+    support: Support
+    distribution: Histogram | Bell | RowBells
+
+    def frequencies(self) -> Int[np.ndarray, " N"]:
+        """Evaluate at every symbol; a model of rows has no single answer."""
+        assert not isinstance(self.distribution, RowBells)
+        return self.distribution.frequencies(self.support)
+
+    def to_bytes(self) -> bytes:
+        """Write the whole table: support, form, parameters."""
+        form = _FORMS.index(type(self.distribution))
+        return self.support.to_bytes() + bytes([form]) + self.distribution.to_bytes()
+
+    @classmethod
+    def read(cls, reader: TableReader) -> Self:
+        """Read what `to_bytes` wrote.
+
+        Raises:
+            ArtifactError: the bytes are no model.
+        """
+        support, form = Support.read(reader), reader.take(1)[0]
+        if form >= len(_FORMS):
+            raise ArtifactError(f"a coded section has a model of unknown form {form}")
+        return cls(support, _FORMS[form].read(reader, support))
+
+
+_FORMS: tuple[type[Histogram] | type[Bell] | type[RowBells], ...] = (Histogram, Bell, RowBells)
