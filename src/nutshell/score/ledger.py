@@ -1,0 +1,140 @@
+"""The only place where a score adds up: every target once, every byte once, one division at the end.
+
+Nats are kept per target in float64 and summed pairwise within a document, then exactly rounded over documents
+(`math.fsum`), so a total does not depend on how windows were batched. Bytes are Python integers. Nothing here averages
+ratios: bits per byte is total bits over total bytes.
+"""
+
+import math
+from typing import Literal
+
+import msgspec
+import numpy as np
+from jaxtyping import Float64
+
+from nutshell.errors import LegalityError
+from nutshell.score.text import Documents, Track
+from nutshell.units import bits_per_byte
+
+# Rounding of log p near p = 1 can leave -log p below zero by about one float32 step; more is a probability above one.
+MOST_NEGATIVE_NATS = -1e-6
+
+
+class Strategy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a score was made.
+
+    Attributes:
+        kind: `disjoint` or `sliding` windows.
+        unit: What windows are laid over: each `document` by itself, or the whole `stream`.
+        context: Most inputs that a prediction saw.
+        stride: Targets by which windows advance.
+        rules: Names of the accounting rules in force (`docs/scoring-rules.md`).
+    """
+
+    kind: str
+    unit: Literal["document", "stream"]
+    context: int
+    stride: int
+    rules: tuple[str, ...]
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished score; every ratio stands beside its parts.
+
+    Attributes:
+        metric: `bpb` over a whole text; `subset_bpb` over some of its documents: two numbers that do not compare.
+        bpb: Total bits over total bytes.
+        nats_per_token: Total nats over all charged targets, zero-byte targets included.
+        nats_per_byte: Total nats over total bytes.
+        total_nats: Code length of the scored text.
+        tokens: Charged targets.
+        bytes: Bytes that they stand for.
+        documents: Number of documents scored.
+        coverage: Scored bytes over the bytes of the whole text.
+        strategy: How it was made.
+        document_ids: Positions in the text of the documents in `document_nats`.
+        document_nats: What the score claims for each document. Empty for a stream, whose windows cross documents.
+    """
+
+    metric: Literal["bpb", "subset_bpb"]
+    bpb: float
+    nats_per_token: float
+    nats_per_byte: float
+    total_nats: float
+    tokens: int
+    bytes: int
+    documents: int
+    coverage: float
+    strategy: Strategy
+    document_ids: tuple[int, ...]
+    document_nats: tuple[float, ...]
+
+    def claimed_nats(self, document_ids: tuple[int, ...]) -> float:
+        """Add up what the score claims for some of its documents.
+
+        Raises:
+            LegalityError: the score makes no claim about one of them.
+        """
+        claims = dict(zip(self.document_ids, self.document_nats, strict=True))
+        missing = [document for document in document_ids if document not in claims]
+        if missing:
+            raise LegalityError(f"the score makes no claim about document {missing[0]}: score it by document first")
+        return math.fsum(claims[document] for document in document_ids)
+
+
+class ScoreLedger:
+    """Collects nats for the targets of several tracks; refuses what would make the score a fiction."""
+
+    def __init__(self, tracks: list[Track]) -> None:
+        self._tracks = tracks
+        self._nats = [np.zeros(len(track.targets)) for track in tracks]
+        self._scored = [np.zeros(len(track.targets), dtype=bool) for track in tracks]
+
+    def commit(self, track: int, start: int, nats: Float64[np.ndarray, " N"]) -> None:
+        """Enter the nats of targets `start, start + 1, ...` of a track, for good.
+
+        Raises:
+            LegalityError: a target has been scored before, or a value is no `-log p` of a probability.
+        """
+        span = slice(start, start + len(nats))
+        assert span.stop <= len(self._nats[track]), "more nats than targets"
+        if self._scored[track][span].any():
+            again = start + int(self._scored[track][span].argmax())
+            raise LegalityError(f"sequence {track}, target {again}: scored twice")
+        bad = ~(np.isfinite(nats) & (nats >= MOST_NEGATIVE_NATS))
+        if bad.any():
+            place = int(bad.argmax())
+            raise LegalityError(f"sequence {track}, target {start + place}: {nats[place]} is not -log of a probability")
+        self._nats[track][span] = nats
+        self._scored[track][span] = True
+
+    def finish(self, documents: Documents, strategy: Strategy) -> Score:
+        """Close the books over the documents that the tracks were made from.
+
+        Raises:
+            LegalityError: a target was never scored, or the charged bytes are not the documents' bytes.
+        """
+        for index, scored in enumerate(self._scored):
+            if not scored.all():
+                raise LegalityError(f"sequence {index}, target {int(scored.argmin())}: never scored")
+        num_bytes = sum(int(track.byte_lengths.sum()) for track in self._tracks)
+        if num_bytes != documents.num_bytes:
+            raise LegalityError(f"charged {num_bytes} bytes for documents of {documents.num_bytes} bytes")
+        tokens = sum(len(track.targets) for track in self._tracks)
+        nats = [float(track_nats.sum()) for track_nats in self._nats]
+        total_nats = math.fsum(nats)
+        by_document = strategy.unit == "document"
+        return Score(
+            metric="bpb" if num_bytes == documents.text_bytes else "subset_bpb",
+            bpb=bits_per_byte(total_nats, num_bytes),
+            nats_per_token=total_nats / tokens,
+            nats_per_byte=total_nats / num_bytes,
+            total_nats=total_nats,
+            tokens=tokens,
+            bytes=num_bytes,
+            documents=len(documents.ids),
+            coverage=num_bytes / documents.text_bytes,
+            strategy=strategy,
+            document_ids=documents.ids if by_document else (),
+            document_nats=tuple(nats) if by_document else (),
+        )

@@ -1,0 +1,152 @@
+"""The text to score: whole documents as tokens, and how many bytes of the text each token stands for.
+
+The targets of a document are its tokens and then a closing BOS (rule `charge_end`): its code length then pays for
+saying where it ends, so that a decoder needs nothing else, and the documents' code lengths add up to the whole text's.
+The closing BOS stands for zero bytes. Bytes belong to a position, not to a token: they come from decoding.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from nutshell.errors import DataError, LegalityError
+
+
+class Pieces(Protocol):
+    """What is needed of a tokenizer."""
+
+    @property
+    def bos_id(self) -> int:
+        """The token that opens and closes a document."""
+        ...
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Return the bytes of each token at its position; joined, they are the decoded text."""
+        ...
+
+
+class Track(NamedTuple):
+    """One sequence as the scorer walks it: target `t` is predicted from inputs up to and including `t`."""
+
+    inputs: Int[np.ndarray, " T"]
+    targets: Int[np.ndarray, " T"]
+    byte_lengths: Int[np.ndarray, " T"]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Whole documents, all of a text or some of it.
+
+    Attributes:
+        tokens: Each document's tokens, without BOS.
+        byte_lengths: The bytes that each of those tokens stands for.
+        ids: The position of each document in the text.
+        tokenizer: What turns the tokens back into the text.
+        text_bytes: Bytes of the whole text, also where these documents are only some of it.
+    """
+
+    tokens: tuple[Int[np.ndarray, " T"], ...]
+    byte_lengths: tuple[Int[np.ndarray, " T"], ...]
+    ids: tuple[int, ...]
+    tokenizer: Pieces
+    text_bytes: int
+
+    @classmethod
+    def of_text(cls, tokens: Sequence[Int[np.ndarray, " T"]], tokenizer: Pieces, text_bytes: int) -> "Documents":
+        """Measure all documents of a text by decoding them.
+
+        Args:
+            tokens: Each document's tokens, without BOS.
+            tokenizer: What the documents were tokenized with.
+            text_bytes: Bytes of the raw text, counted before it was tokenized.
+
+        Raises:
+            DataError: there is no document, or one contains the BOS token.
+            LegalityError: the tokens do not decode to as many bytes as the text has.
+        """
+        if not tokens:
+            raise DataError("the text has no documents: nothing to score")
+        for index, document in enumerate(tokens):
+            if tokenizer.bos_id in document:
+                raise DataError(f"document {index}: contains the BOS token {tokenizer.bos_id}; split documents at BOS")
+        lengths = tuple(
+            np.fromiter(map(len, tokenizer.pieces(document.tolist())), np.int32, len(document)) for document in tokens
+        )
+        decoded_bytes = sum(int(document.sum()) for document in lengths)
+        if decoded_bytes != text_bytes:
+            raise LegalityError(
+                f"the tokens decode to {decoded_bytes} bytes, the text has {text_bytes}: "
+                "score with the tokenizer and the manifest that the shards were built with"
+            )
+        return cls(tuple(tokens), lengths, tuple(range(len(tokens))), tokenizer, text_bytes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of these documents."""
+        return sum(int(document.sum()) for document in self.byte_lengths)
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens to predict, closing BOS included."""
+        return sum(len(document) + 1 for document in self.tokens)
+
+    def text(self) -> bytes:
+        """Decode these documents, joined in their order."""
+        return decode_text(self.tokenizer, self.tokens)
+
+    def take(self, places: Sequence[int]) -> "Documents":
+        """Keep the documents at these places, in this order."""
+        return replace(
+            self,
+            tokens=tuple(self.tokens[place] for place in places),
+            byte_lengths=tuple(self.byte_lengths[place] for place in places),
+            ids=tuple(self.ids[place] for place in places),
+        )
+
+    def sample(self, *, num_documents: int, max_tokens: int, seed: int = 0) -> "Documents":
+        """Choose whole documents by a rule that anyone can repeat and nobody can steer.
+
+        Documents are taken in the order of SHA-256("seed:id"); one with more targets than what is left of `max_tokens`
+        is passed over, which favours short documents when the limit binds.
+
+        Raises:
+            DataError: every document is longer than `max_tokens`.
+        """
+        order = sorted(range(len(self.ids)), key=lambda place: _draw(seed, self.ids[place]))
+        chosen: list[int] = []
+        left = max_tokens
+        for place in order:
+            cost = len(self.tokens[place]) + 1
+            if len(chosen) < num_documents and cost <= left:
+                chosen.append(place)
+                left -= cost
+        if not chosen:
+            shortest = min(len(document) + 1 for document in self.tokens)
+            raise DataError(f"no document fits {max_tokens} tokens: the shortest has {shortest}; raise the limit")
+        return self.take(sorted(chosen))
+
+    def tracks(self) -> list[Track]:
+        """Lay out each document by itself: BOS first among the inputs, BOS last among the targets."""
+        bos = np.array([self.tokenizer.bos_id])
+        return [
+            Track(np.concatenate([bos, tokens]), np.concatenate([tokens, bos]), np.append(lengths, 0))
+            for tokens, lengths in zip(self.tokens, self.byte_lengths, strict=True)
+        ]
+
+    def stream(self) -> Track:
+        """Lay out all documents as one stream, as the field's evaluators do: BOS between them, none after the last."""
+        whole = [np.concatenate(parts)[:-1] for parts in zip(*self.tracks(), strict=True)]
+        return Track(*whole)
+
+
+def decode_text(tokenizer: Pieces, documents: Iterable[Int[np.ndarray, " T"]]) -> bytes:
+    """Decode documents, each by itself, and join them."""
+    return b"".join(piece for tokens in documents for piece in tokenizer.pieces(tokens.tolist()))
+
+
+def _draw(seed: int, document: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{document}".encode()).digest()
