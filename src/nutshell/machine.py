@@ -1,0 +1,49 @@
+"""What this machine is: facts that receipts record and that choose between code paths."""
+
+import os
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+RECORDED_PACKAGES = ("nutshell-lm", "torch", "numpy", "sentencepiece", "constriction", "brotli", "zstandard", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """List the versions that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """Read the first processor's entry of /proc/cpuinfo; empty where there is none."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def processor() -> str:
+    """Name the processor and what it has for bf16 products."""
+    name = _cpuinfo().get("model name") or platform.processor() or platform.machine()
+    extension = bf16_extension()
+    return f"{name} ({extension})" if extension else name
+
+
+def bf16_extension() -> str | None:
+    """Name the instructions that make bf16 products fast on this processor, or None."""
+    flags = set(_cpuinfo().get("flags", "").split())
+    return next((flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags), None)
+
+
+def num_cores() -> int:
+    """Count the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,148 @@
+"""The depth schedule: which block runs when, as plain data.
+
+A schedule is written as block numbers and ranges, a group in parentheses repeated `xN`:
+
+    "0-2 (3-5)x3 6-10"    11 blocks, 17 virtual layers: 0 1 2 | 3 4 5 3 4 5 3 4 5 | 6 7 8 9 10
+
+One application of a block is a virtual layer. The `iteration` of a virtual layer counts how often its block ran before;
+(block, iteration) is its lasting name, since its index changes with the schedule. Skips are edges between virtual layers.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nutshell.errors import RecipeError
+
+MAX_VIRTUAL_LAYERS = 512  # far above any model; a mistyped repeat count must not fill the memory
+
+SkipRule = Literal["none", "mirror"] | tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualLayer:
+    """One application of a block."""
+
+    index: int  # position in the unrolled stack
+    block: int  # physical block whose weights run here
+    iteration: int  # 0 the first time this block runs, 1 the second, ...
+
+    @property
+    def key(self) -> str:
+        """The lasting name, `block_iteration`, that per-visit parameters go by."""
+        return f"{self.block}_{self.iteration}"
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """An edge: the stream after `source` is added to the stream before `target`."""
+
+    source: VirtualLayer
+    target: VirtualLayer
+
+    @property
+    def key(self) -> str:
+        """The lasting name that the edge's parameters go by."""
+        return f"{self.source.key}_to_{self.target.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class DepthSchedule:
+    """A sequence of virtual layers and the skips between them."""
+
+    text: str
+    visits: tuple[VirtualLayer, ...]
+    skips: tuple[Skip, ...]
+
+    @classmethod
+    def parse(cls, text: str, skips: SkipRule = "none") -> "DepthSchedule":
+        """Read the notation, number the visits, and connect the skips.
+
+        Raises:
+            RecipeError: not the notation, blocks that do not count up from 0, or an edge that does not lead forward.
+        """
+        blocks = _read_sequence(text)
+        if sorted(set(blocks)) != list(range(max(blocks) + 1)):
+            raise RecipeError(f"schedule '{text}': blocks must be numbered 0 to P-1 without a gap, got {sorted(set(blocks))}")
+        seen: Counter[int] = Counter()
+        visits = []
+        for index, block in enumerate(blocks):
+            visits.append(VirtualLayer(index, block, seen[block]))
+            seen[block] += 1
+        edges = tuple(Skip(visits[source], visits[target]) for source, target in _edges(len(visits), skips, text))
+        return cls(text, tuple(visits), edges)
+
+    @property
+    def num_blocks(self) -> int:
+        return 1 + max(visit.block for visit in self.visits)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.visits)
+
+    def skips_into(self, visit: VirtualLayer) -> tuple[Skip, ...]:
+        return tuple(skip for skip in self.skips if skip.target == visit)
+
+
+def _edges(num_layers: int, rule: SkipRule, text: str) -> list[tuple[int, int]]:
+    """List (source, target) indices in order of target.
+
+    `mirror` is the U-Net: layer i of the first half feeds layer L-1-i, except where the two are neighbours, since that
+    edge would only double the stream (the degenerate skip of openai/parameter-golf 549 and 686).
+    """
+    if rule == "none":
+        return []
+    if rule == "mirror":
+        return [(num_layers - 1 - target, target) for target in range(num_layers) if target - (num_layers - 1 - target) > 1]
+    assert not isinstance(rule, str)
+    for source, target in rule:
+        if not 0 <= source < target - 1 or target >= num_layers:
+            raise RecipeError(
+                f"skip [{source}, {target}] of schedule '{text}': needs 0 <= source < target - 1 and target < {num_layers}"
+            )
+    if len(set(rule)) < len(rule):
+        raise RecipeError(f"schedule '{text}': a skip is listed twice")
+    return sorted(rule, key=lambda edge: (edge[1], edge[0]))
+
+
+def _read_sequence(text: str) -> list[int]:
+    tokens = re.findall(r"\d+-\d+|\d+|\(|\)x\d+|\S", text)
+    blocks, rest = _read_group(tokens, text)
+    if rest:
+        raise RecipeError(f"schedule '{text}': unexpected '{rest[0]}'; write for example \"0-2 (3-5)x3 6-10\"")
+    if not blocks:
+        raise RecipeError("a schedule needs at least one block")
+    return blocks
+
+
+def _read_group(tokens: Sequence[str], text: str) -> tuple[list[int], Sequence[str]]:
+    """Read up to the end or an unmatched closing parenthesis; return the blocks and what is left."""
+    blocks: list[int] = []
+    while tokens and not tokens[0].startswith(")"):
+        token, tokens = tokens[0], tokens[1:]
+        if token == "(":
+            inner, tokens = _read_group(tokens, text)
+            if not tokens or not inner:
+                raise RecipeError(f"schedule '{text}': a group is written (blocks)xN")
+            times = int(tokens[0][2:] or 0)
+            tokens = tokens[1:]
+            if times < 1:
+                raise RecipeError(f"schedule '{text}': a group must run at least once")
+            blocks += inner * min(times, MAX_VIRTUAL_LAYERS + 1)
+        else:
+            blocks += _read_range(token, text)
+        if len(blocks) > MAX_VIRTUAL_LAYERS:
+            raise RecipeError(f"schedule '{text}': more than {MAX_VIRTUAL_LAYERS} virtual layers")
+    return blocks, tokens
+
+
+def _read_range(token: str, text: str) -> list[int]:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", token)
+    if not match:
+        raise RecipeError(f"schedule '{text}': unexpected '{token}'; write for example \"0-2 (3-5)x3 6-10\"")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first or last - first > MAX_VIRTUAL_LAYERS:
+        raise RecipeError(f"schedule '{text}': '{token}' is no range of blocks")
+    return list(range(first, last + 1))

@@ -1,0 +1,41 @@
+"""Exclusive self attention: what a head read loses its component along the token's own value.
+
+What:      y <- y - (y . v^) v^ with v^ = v / |v|, v the value of the same position and key/value group.
+Source:    openai/parameter-golf 1493 (`XSA`); shared/spec/sp8192-loop36.md 1.2.
+Shapes:    y [B T H E], v [B T K E].
+Init:      no parameters. Not the identity; the first token of a window reads only itself and is left with nothing.
+Cost:      4 H E FLOPs a token and visit.
+Sees:      the current token's value.
+Interacts: acts on values as attention used them.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # the field's name for it
+
+from nutshell.config.struct import Config
+from nutshell.model.depth import VirtualLayer
+from nutshell.model.seams import Dims, Stream
+
+
+class XSAConfig(Config, tag="xsa"):
+    """No settings."""
+
+    def build(self, dims: Dims) -> "XSA":
+        return XSA()
+
+    def num_params(self, dims: Dims) -> int:
+        return 0
+
+
+class XSA(nn.Module):
+    """Project the own value out of every head."""
+
+    def forward(
+        self, y: Float[Tensor, "B T H E"], v: Float[Tensor, "B T K E"], visit: VirtualLayer, stream: Stream
+    ) -> Float[Tensor, "B T H E"]:
+        batch, length, num_heads, head_dim = y.shape
+        grouped = y.view(batch, length, v.shape[2], num_heads // v.shape[2], head_dim)
+        own = F.normalize(v.float(), dim=-1).to(y.dtype).unsqueeze(3)
+        return (grouped - torch.sum(grouped * own, dim=-1, keepdim=True) * own).view_as(y)

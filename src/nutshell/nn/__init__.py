@@ -1,0 +1,1 @@
+"""The parts models are made of: projections, attention, norms, rotary positions, and parameters with roles."""

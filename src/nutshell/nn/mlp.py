@@ -1,0 +1,50 @@
+"""The two-matrix MLPs: `W2 act(W1 x)^2`, with act a plain or a leaky rectifier.
+
+Squared rectifiers are So et al. 2021 (Primer, arXiv:2109.08668); the leaky form with slope 0.5 is openai/parameter-golf
+pull request 549. Squaring a negative half makes it positive: the leaky unit is not monotone, by design.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # the field's name for it
+
+from nutshell.config.struct import Config
+from nutshell.nn.projection import Projection
+
+
+class SquaredReluConfig(Config, tag="relu2"):
+    """`relu(x)^2` between two projections of hidden width `mlp_dim`."""
+
+    mlp_dim: int
+
+    def build(self, model_dim: int) -> "SquaredMLP":
+        return SquaredMLP(model_dim, self.mlp_dim, slope=0.0)
+
+
+class SquaredLeakyReluConfig(Config, tag="leaky_relu2"):
+    """`leaky_relu(x)^2` between two projections of hidden width `mlp_dim`."""
+
+    mlp_dim: int
+    slope: float = 0.5
+
+    def build(self, model_dim: int) -> "SquaredMLP":
+        return SquaredMLP(model_dim, self.mlp_dim, slope=self.slope)
+
+
+MLPConfig = SquaredReluConfig | SquaredLeakyReluConfig
+
+
+class SquaredMLP(nn.Module):
+    """Expand, rectify and square, contract."""
+
+    def __init__(self, model_dim: int, mlp_dim: int, *, slope: float) -> None:
+        super().__init__()
+        self.up = Projection(model_dim, mlp_dim)
+        self.down = Projection(mlp_dim, model_dim)
+        self.slope = slope
+
+    def forward(self, h: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        hidden = self.up(h)
+        rectified = F.leaky_relu(hidden, self.slope) if self.slope else torch.relu(hidden)
+        return self.down(rectified.square())

@@ -1,0 +1,74 @@
+"""Parameters that know their role, and the table that the optimizer and the quantizer read.
+
+A role says what a parameter is for, so that nothing has to guess from its name: `matrix` (a projection inside a block),
+`embedding` (a table looked up by token), `head` (an untied output table), `gate` (weights that open and close a path),
+`gain` (one factor a head or a channel), `scale` (per-channel weights of the residual stream).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Role = Literal["matrix", "embedding", "head", "gate", "gain", "scale"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+def parameter(value: Tensor, role: Role) -> nn.Parameter:
+    """Make a parameter with a role; every parameter of a model is made here."""
+    made = nn.Parameter(value)
+    made.role = role  # type: ignore[attr-defined]  # read back by ParamTable alone
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class ParamRow:
+    """One parameter: its name in the state dict, its role, and the parameter itself."""
+
+    name: str
+    role: Role
+    value: nn.Parameter
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.value.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class ParamTable:
+    """All parameters of a model, each once, in the model's own order."""
+
+    rows: tuple[ParamRow, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "ParamTable":
+        """List a model's parameters; a tied parameter is listed once."""
+        rows = []
+        for name, value in model.named_parameters():
+            role = getattr(value, "role", None)
+            assert role in ROLES, f"parameter {name} has no role; make it with nutshell.nn.params.parameter"
+            rows.append(ParamRow(name, role, value))
+        return cls(tuple(rows))
+
+    def __iter__(self) -> Iterator[ParamRow]:
+        return iter(self.rows)
+
+    def with_role(self, *roles: Role) -> list[ParamRow]:
+        """Select the rows of some roles."""
+        return [row for row in self.rows if row.role in roles]
+
+    def count(self) -> int:
+        """Count all weights."""
+        return sum(row.value.numel() for row in self.rows)
+
+    def count_by_role(self) -> dict[str, int]:
+        """Count weights by role; roles without weights are absent."""
+        counts = {role: sum(row.value.numel() for row in self.with_role(role)) for role in ROLES}
+        return {role: count for role, count in counts.items() if count}
+
+
+def filled(shape: tuple[int, ...], value: float, role: Role) -> nn.Parameter:
+    """Make a parameter of one value throughout."""
+    return parameter(torch.full(shape, value), role)

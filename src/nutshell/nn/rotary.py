@@ -1,0 +1,38 @@
+"""Rotary positions (Su et al. 2021, arXiv:2104.09864) on all or the first few channels of a head.
+
+Pairing is half-split, as in the systems we implement: channel i turns with channel i + dims/2, by
+`(a, b) -> (a cos + b sin, -a sin + b cos)` with angle `position * base^(-2i/dims)`.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Rotary(NamedTuple):
+    """Angles of a run of positions, in fp32; built once a forward.
+
+    Shapes:
+        cos, sin: [T dims/2].
+    """
+
+    cos: Float[Tensor, "T half"]
+    sin: Float[Tensor, "T half"]
+
+    @classmethod
+    def at(cls, start: int, length: int, *, dims: int, base: float, device: torch.device) -> "Rotary":
+        """Tabulate positions start to start + length - 1 for the first `dims` channels of a head."""
+        frequencies = base ** (-torch.arange(0, dims, 2, device=device, dtype=torch.float32) / dims)
+        positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
+        angles = torch.outer(positions, frequencies)
+        return cls(angles.cos(), angles.sin())
+
+    def turn(self, x: Float[Tensor, "B T heads E"]) -> Float[Tensor, "B T heads E"]:
+        """Rotate the first `dims` channels of every head by its position; the rest pass."""
+        half = self.cos.shape[-1]
+        cos, sin = self.cos[:, None, :], self.sin[:, None, :]
+        a, b, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
+        turned = torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1).to(x.dtype)
+        return torch.cat([turned, rest], dim=-1)

@@ -1,0 +1,1 @@
+"""Training: one loop, one clock, and checkpoints that lose nothing."""

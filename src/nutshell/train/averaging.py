@@ -1,0 +1,31 @@
+"""An exponential moving average of the weights, in fp32 whatever the compute precision.
+
+`a <- a + (1 - d) (w - a)` after every step, from the initial weights on. Early on the plain average would still remember
+the initial weights; as in Adam's second moment the effective decay is therefore min(d, (1 + n) / (10 + n)) after n steps
+(the warm-up of Polyak averages in TensorFlow's ExponentialMovingAverage).
+"""
+
+import torch
+from torch import Tensor
+
+from nutshell.nn.params import ParamTable
+
+
+class Averaged:
+    """Averaged copies of all parameters, by name."""
+
+    def __init__(self, table: ParamTable, decay: float) -> None:
+        self.decay = decay
+        self._live = [row.value for row in table]
+        self._copies = [row.value.detach().clone() for row in table]
+        self._names = [row.name for row in table]
+
+    @torch.no_grad()
+    def update(self, num_steps: int) -> None:
+        """Fold in the weights after step number `num_steps`, counted from 1."""
+        decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
+        torch._foreach_lerp_(self._copies, self._live, 1.0 - decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """Name the live averages, to read or to write in place."""
+        return dict(zip(self._names, self._copies, strict=True))

@@ -1,0 +1,72 @@
+"""Checkpoints: everything a run needs to go on, in one safetensors file that is whole or absent.
+
+The file holds the weights, their average and the optimizer state in fp32 as they are, and what has been spent as JSON
+metadata. Batches are a pure function of (seed, step), so the step is the loader's whole state.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from nutshell.errors import RunError
+from nutshell.files import write_bytes
+from nutshell.train.clock import Spent
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What a checkpoint belongs to; resuming anything else is refused."""
+
+    recipe_digest: str
+    data_digest: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A run's state between two steps."""
+
+    identity: Identity
+    spent: Spent
+    tensors: dict[str, Tensor]
+
+    def write(self, path: Path) -> None:
+        """Write atomically."""
+        metadata = {"identity": msgspec.json.encode(self.identity).decode(), "spent": msgspec.json.encode(asdict(self.spent)).decode()}
+        write_bytes(path, safetensors.torch.save(self.tensors, metadata))
+
+    @classmethod
+    def read(cls, path: Path, expected: Identity) -> "Checkpoint":
+        """Read a checkpoint of this very run.
+
+        Raises:
+            RunError: it is missing, damaged, or of another recipe, data set or seed.
+        """
+        tensors, metadata = read_tensors(path)
+        try:
+            identity = msgspec.json.decode(metadata["identity"], type=Identity)
+            spent = msgspec.json.decode(metadata["spent"], type=Spent)
+        except (KeyError, msgspec.MsgspecError) as error:
+            raise RunError(f"{path}: not a nutshell checkpoint ({error})") from error
+        for field, found, wanted in zip(Identity.__struct_fields__, msgspec.structs.astuple(identity), msgspec.structs.astuple(expected), strict=True):
+            if found != wanted:
+                raise RunError(f"{path}: belongs to another run, its {field} is {found}, this run's is {wanted}")
+        return cls(identity, spent, tensors)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file and its metadata.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: there is no such file") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise RunError(f"{path}: damaged or not a safetensors file ({error})") from error

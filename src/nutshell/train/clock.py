@@ -1,0 +1,52 @@
+"""One clock: what is spent of the budget, and when to stop.
+
+Progress in [0, 1] is the only time that schedules see. The clock is injected, so that tests bring their own.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from nutshell.train.config import BudgetConfig
+
+
+class Clock(Protocol):
+    """Seconds of training so far."""
+
+    def seconds(self) -> float: ...
+
+
+class WallClock:
+    """Real time since it was made, on top of what an interrupted run had spent."""
+
+    def __init__(self, already: float = 0.0) -> None:
+        self._start = time.perf_counter() - already
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a run has used so far."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def progress(budget: BudgetConfig, spent: Spent) -> float:
+    """Give the spent fraction of the budget, at most 1."""
+    if budget.seconds is not None:
+        return min(spent.seconds / budget.seconds, 1.0)
+    if budget.steps is not None:
+        return min(spent.steps / budget.steps, 1.0)
+    assert budget.tokens is not None
+    return min(spent.tokens / budget.tokens, 1.0)
+
+
+def is_spent(budget: BudgetConfig, spent: Spent, *, step_seconds: float) -> bool:
+    """Say whether to stop: the budget is used up, or the next step would end more than half outside it."""
+    if budget.seconds is not None:
+        return spent.seconds + step_seconds / 2 >= budget.seconds
+    return progress(budget, spent) >= 1.0

@@ -1,0 +1,80 @@
+"""How this machine computes a training step: precision, attention, and what is compiled.
+
+On a CPU each block and the loss are compiled as regions of their own. All blocks then share one compiled region, so that
+a new schedule costs no compilation; compiling a whole schedule at once took three times as long and ran no faster.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  # the field's name for it
+
+from nutshell.machine import bf16_extension
+from nutshell.model.depth import DepthSchedule
+from nutshell.model.lm import LM
+from nutshell.model.seams import Stream
+from nutshell.nn.kernels.attend import AttendKind
+from nutshell.train.config import TrainConfig
+
+# Above this window the logits of all pairs no longer fit the cache, and the fused kernel's tiling wins.
+LONGEST_PRODUCTS_WINDOW = 512
+
+ReadOutLoss = Callable[[Float[Tensor, "B T D"], Stream, Int[Tensor, "B T"]], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """The choices made for one run; recorded in its receipt."""
+
+    dtype: torch.dtype
+    attend_kind: AttendKind
+    compiled: bool
+
+    @classmethod
+    def choose(cls, config: TrainConfig) -> "Compute":
+        """Pick bf16 where the processor multiplies it natively, and compile where there is a C++ compiler."""
+        dtype = config.compute_dtype
+        if dtype == "auto":
+            dtype = "bf16" if bf16_extension() else "fp32"
+        return cls(
+            dtype=torch.bfloat16 if dtype == "bf16" else torch.float32,
+            attend_kind="products" if config.seq_len <= LONGEST_PRODUCTS_WINDOW else "fused",
+            compiled=shutil.which("g++") is not None or shutil.which("clang++") is not None,
+        )
+
+    def facts(self) -> dict[str, object]:
+        """Say what was chosen, for the receipt."""
+        return {
+            "compute_dtype": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+            "attention": self.attend_kind,
+            "compiled": self.compiled,
+            "threads": torch.get_num_threads(),
+        }
+
+
+class TrainingLoss:
+    """Mean next-token cross-entropy in nats, in fp32, of a model under a schedule.
+
+    Compiles the model's blocks in place; a model that has been trained through this runs compiled afterwards.
+    """
+
+    def __init__(self, model: LM, compute: Compute) -> None:
+        self._model, self._compute = model, compute
+        self._read_out_loss: ReadOutLoss = self._plain_read_out_loss
+        if compute.compiled:
+            # Skips and repeats change the graph, not the shapes: without dynamic=False the block numbers in a visit
+            # would become symbols at the second block.
+            for block in model.blocks:
+                block.compile(fullgraph=True, dynamic=False)
+            self._read_out_loss = torch.compile(self._plain_read_out_loss, fullgraph=True, dynamic=False)
+
+    def __call__(self, inputs: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], schedule: DepthSchedule) -> Tensor:
+        stream = self._model.stream(inputs, dtype=self._compute.dtype, attend_kind=self._compute.attend_kind)
+        return self._read_out_loss(self._model.trunk(stream, schedule), stream, targets)
+
+    def _plain_read_out_loss(self, x: Tensor, stream: Stream, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self._model.read_out(x, stream).flatten(0, 1), targets.flatten())

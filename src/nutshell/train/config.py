@@ -1,0 +1,57 @@
+"""What a recipe says about a training run."""
+
+from typing import Literal
+
+from nutshell.config.struct import Config
+
+
+class BudgetConfig(Config):
+    """When the run ends: exactly one of wall-clock seconds, optimizer steps, or training tokens."""
+
+    seconds: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.seconds, self.steps, self.tokens) if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"a budget is exactly one of seconds, steps or tokens, got {len(given)} of them")
+        if given[0] <= 0:
+            raise ValueError(f"a budget must be positive, got {given[0]}")
+
+
+class PhaseConfig(Config):
+    """Another depth schedule until a fraction of the budget; after the last phase the model's own schedule runs."""
+
+    until: float
+    schedule: str
+
+
+class TrainConfig(Config):
+    """Budget, batch, phases, averaging and precision.
+
+    `batch_size` sequences of `seq_len` tokens make a step. `ema_decay` averages the weights in fp32 after every step; the
+    average is what is packed. `compute_dtype` auto is bf16 where the processor has instructions for it, else fp32.
+    """
+
+    budget: BudgetConfig
+    batch_size: int
+    seq_len: int
+    phases: tuple[PhaseConfig, ...] = ()
+    ema_decay: float | None = None
+    compute_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "seq_len", "checkpoint_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
+            raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
+        ends = [phase.until for phase in self.phases]
+        if ends != sorted(set(ends)) or any(not 0.0 < end < 1.0 for end in ends):
+            raise ValueError(f"phases must end at rising fractions between 0 and 1, got {ends}")
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_size * self.seq_len

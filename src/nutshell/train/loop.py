@@ -1,0 +1,147 @@
+"""The training loop: batch, gradient, step, average, log, maybe save.
+
+Everything is prepared before the clock starts: graphs are compiled on synthetic tokens for every schedule the run will
+use, which touches no weight. Progress on the one clock picks the schedule and the rates.
+"""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from nutshell.errors import RunError
+from nutshell.model.depth import DepthSchedule
+from nutshell.train.checkpoint import Identity
+from nutshell.train.clock import WallClock, is_spent, progress
+from nutshell.train.compute import TrainingLoss
+from nutshell.train.config import TrainConfig
+from nutshell.train.phases import schedule_at
+from nutshell.train.state import TrainState
+
+OnRow = Callable[[dict[str, object]], None]
+
+
+class BatchSource(Protocol):
+    """Training batches as a pure function of the step: inputs and targets, int64 [B T]."""
+
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error: the user asked, and everything is saved
+    """Training was stopped by Ctrl-C; the checkpoint continues it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does: its settings, the schedules of its phases, and where its checkpoint goes."""
+
+    config: TrainConfig
+    phases: tuple[tuple[float, DepthSchedule], ...]
+    final: DepthSchedule
+    checkpoint_path: Path
+    identity: Identity
+
+    @property
+    def schedules(self) -> tuple[DepthSchedule, ...]:
+        """Every schedule that will run, each once."""
+        return tuple(dict.fromkeys([*(schedule for _, schedule in self.phases), self.final]))
+
+
+def prepare(plan: Plan, loss: TrainingLoss, vocab_size: int) -> float:
+    """Compile forward and backward of every schedule on synthetic tokens; return the seconds it took.
+
+    Weights, optimizer and batches are untouched; the gradients it leaves are the caller's to clear.
+    """
+    start = time.perf_counter()
+    tokens = torch.arange(plan.config.batch_tokens).reshape(plan.config.batch_size, -1) % vocab_size
+    for schedule in plan.schedules:
+        loss(tokens, tokens, schedule).backward()
+    return time.perf_counter() - start
+
+
+def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSource, on_row: OnRow) -> None:
+    """Train until the budget is spent; `state` ends as the trained model.
+
+    Raises:
+        RunError: the loss is not finite.
+        Interrupted: Ctrl-C; the checkpoint is written.
+    """
+    config, spent = plan.config, state.spent
+    clock = WallClock(already=spent.seconds)
+    step_seconds, saved_at = 0.0, spent.seconds
+    with _deferred_interrupt() as interrupted:
+        while not is_spent(config.budget, spent, step_seconds=step_seconds):
+            started = clock.seconds()
+            now = progress(config.budget, spent)
+            schedule = schedule_at(now, plan.phases, plan.final)
+            nats = _gradient_step(loss, batches, state, schedule)
+            lr_scale = state.optimizers.step(now)
+            spent.steps += 1
+            spent.tokens += config.batch_tokens
+            if state.average:
+                state.average.update(spent.steps)
+            spent.seconds = clock.seconds()
+            step_seconds = spent.seconds - started
+            on_row(_row(spent, now, nats, lr_scale, step_seconds, schedule, config.batch_tokens))
+            if interrupted() or spent.seconds - saved_at >= config.checkpoint_seconds:
+                state.checkpoint(plan.identity).write(plan.checkpoint_path)
+                saved_at = spent.seconds
+            if interrupted():
+                raise Interrupted(f"stopped at step {spent.steps}, saved {plan.checkpoint_path}")
+    state.checkpoint(plan.identity).write(plan.checkpoint_path)
+
+
+def _gradient_step(loss: TrainingLoss, batches: BatchSource, state: TrainState, schedule: DepthSchedule) -> float:
+    """Leave the gradients of one batch; return its loss in nats a token."""
+    inputs, targets = (torch.from_numpy(part) for part in batches.batch(state.spent.steps))
+    value = loss(inputs, targets, schedule)
+    value.backward()
+    nats = value.item()
+    if not math.isfinite(nats):
+        raise RunError(
+            f"step {state.spent.steps + 1}: the loss is {nats}; lower the learning rates, or resume from the last checkpoint"
+        )
+    return nats
+
+
+def _row(spent, now, nats, lr_scale, step_seconds, schedule, batch_tokens) -> dict[str, object]:  # noqa: ANN001
+    return {
+        "step": spent.steps,
+        "progress": now,
+        "seconds": spent.seconds,
+        "tokens": spent.tokens,
+        "loss": nats,
+        "lr": lr_scale,
+        "ms_per_step": 1e3 * step_seconds,
+        "tokens_per_second": batch_tokens / step_seconds,
+        "schedule": schedule.text,
+    }
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a question the loop asks between steps; a second one stops at once."""
+    asked = False
+
+    def note(signum: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
