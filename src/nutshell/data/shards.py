@@ -1,0 +1,88 @@
+"""Token shards in the field's format, so that published exports work unchanged.
+
+A shard is a header of 256 little-endian int32 (magic 20240520, version 1, number of tokens, zeros), then the tokens as
+little-endian uint16. Every document starts with BOS. Source: llm.c and modded-nanogpt, whose exports the contest uses.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt16
+
+from nutshell import files
+from nutshell.errors import DataError
+
+MAGIC = 20240520
+VERSION = 1
+HEADER_BYTES = 256 * 4
+MAX_VOCAB_SIZE = 1 << 16
+
+Tokens = UInt16[np.ndarray, " N"]
+
+
+def write_shard(path: Path, tokens: Tokens) -> None:
+    """Write a shard atomically.
+
+    Raises:
+        OSError: the folder is missing, not writable or full.
+    """
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = MAGIC, VERSION, len(tokens)
+    with files.atomic_writer(path) as file:
+        file.write(header.tobytes())
+        file.write(tokens.astype("<u2", copy=False).tobytes())
+
+
+def read_shard(path: Path) -> Tokens:
+    """Map a shard's tokens into memory, read-only.
+
+    Raises:
+        DataError: the file is missing, is no shard, or does not hold the tokens that its header counts.
+    """
+    try:
+        header = np.fromfile(path, dtype="<i4", count=256)
+        num_bytes = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(header) < 256 or header[0] != MAGIC:
+        raise DataError(f"{path}: not a token shard (its header does not start with {MAGIC})")
+    if header[1] != VERSION:
+        raise DataError(f"{path}: shard version {header[1]}, only version {VERSION} is known")
+    num_tokens = int(header[2])
+    if num_tokens <= 0 or num_bytes != HEADER_BYTES + 2 * num_tokens:
+        held = (num_bytes - HEADER_BYTES) / 2
+        raise DataError(f"{path}: the header counts {num_tokens:,} tokens, the file holds {held:,.10g}; copy it again")
+    return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(num_tokens,))
+
+
+class TokenStream:
+    """Shards one after another as one array that is only read where it is sliced."""
+
+    def __init__(self, shards: Sequence[Tokens]) -> None:
+        self._shards = tuple(shards)
+        self._starts = np.cumsum([0, *map(len, self._shards)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, window: slice) -> Tokens:
+        """Copy the tokens from `window.start` to `window.stop`."""
+        start, stop, step = window.indices(len(self))
+        assert step == 1, "a stream is read forwards"
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        parts = []
+        for shard, shard_start in zip(self._shards[first:], self._starts[first:], strict=False):
+            if shard_start >= stop:
+                break
+            parts.append(shard[max(start - shard_start, 0) : stop - shard_start])
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16)
+
+    def documents(self, bos_id: int) -> Iterator[Tokens]:
+        """Cut the stream at each BOS, which is left out; what precedes the first one counts as a document too."""
+        pairs = zip(self._shards, self._starts, strict=False)
+        starts = np.concatenate([np.flatnonzero(shard == bos_id) + start for shard, start in pairs]).tolist()
+        if not starts or starts[0] > 0:
+            yield self[0 : starts[0] if starts else len(self)]
+        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
+            yield self[start + 1 : stop]
