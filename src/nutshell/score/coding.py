@@ -72,6 +72,13 @@ class Decoder:
     """Reads the tokens back, given the same tables."""
 
     def __init__(self, bitstream: bytes) -> None:
+        """Start at the first token.
+
+        Raises:
+            ProofError: not a whole number of words.
+        """
+        if len(bitstream) % 4:
+            raise ProofError(f"the bitstream has {len(bitstream)} bytes, not a multiple of four: it was cut short")
         self._coder = _stream.queue.RangeDecoder(np.frombuffer(bitstream, "<u4").astype(np.uint32))
 
     def take(self, table: Float32[np.ndarray, "B V"]) -> Int64[np.ndarray, " B"]:
@@ -82,5 +89,5 @@ class Decoder:
         """
         try:
             return self._coder.decode(_FAMILY, table).astype(np.int64)
-        except (AssertionError, ValueError) as error:
+        except AssertionError as error:
             raise ProofError(f"the bitstream does not decode ({error})") from error

@@ -9,6 +9,8 @@ import lzma
 import brotli
 import zstandard
 
+from nutshell.errors import DataError
+
 ZSTD_LEVEL = 22
 ZSTD_MIN_WINDOW_LOG, ZSTD_MAX_WINDOW_LOG = 10, 31
 
@@ -17,10 +19,10 @@ def compress_all(text: bytes) -> dict[str, float]:
     """Return bits per byte of the whole text by compressor, headers and checksums included.
 
     Raises:
-        ValueError: the text is empty.
+        DataError: the text is empty.
     """
     if not text:
-        raise ValueError("no text to compress")
+        raise DataError("the text is empty: nothing to compress")
     sizes = {
         "xz -9e": len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)),
         "brotli -11": len(brotli.compress(text, quality=11, lgwin=24)),

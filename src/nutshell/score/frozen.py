@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from nutshell.errors import RecipeError
+from nutshell.errors import DataError, RecipeError
 from nutshell.score.ledger import Score, ScoreLedger, Strategy
 from nutshell.score.predictor import Predictor, Progress
 from nutshell.score.text import Documents, Track
@@ -40,6 +40,7 @@ def score_documents(
 
     Raises:
         RecipeError: the plan's context is longer than the model takes.
+        DataError: the text was tokenized for another vocabulary.
         LegalityError: the model's values cannot be a score.
     """
     return _score(predictor, documents, plan, unit="document", batch_tokens=batch_tokens, progress=progress)
@@ -73,6 +74,11 @@ def _score(
 ) -> Score:
     if plan.context > predictor.context:
         raise RecipeError(f"scoring context {plan.context} is longer than the model's {predictor.context}: lower it")
+    if documents.tokenizer.vocab_size != predictor.vocab_size:
+        raise DataError(
+            f"the text has a vocabulary of {documents.tokenizer.vocab_size} tokens, the model one of "
+            f"{predictor.vocab_size}: tokenize the text with the model's tokenizer"
+        )
     by_document = unit == "document"
     tracks = documents.tracks() if by_document else [documents.stream()]
     total = sum(len(track.targets) for track in tracks)

@@ -69,6 +69,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     document_ids: tuple[int, ...]
     document_nats: tuple[float, ...]
 
+    def line(self) -> str:
+        """Write the score for people: a ratio says little without what it was taken over."""
+        return (
+            f"{self.bpb:.4f} {self.metric} ({self.nats_per_token:.4f} nats/token, {self.nats_per_byte:.4f} nats/byte; "
+            f"{self.tokens:,} tokens, {self.bytes:,} bytes, {self.documents:,} documents, "
+            f"{self.coverage:.1%} of the text)"
+        )
+
     def claimed_nats(self, document_ids: tuple[int, ...]) -> float:
         """Add up what the score claims for some of its documents.
 
@@ -120,6 +128,8 @@ class ScoreLedger:
         num_bytes = sum(int(track.byte_lengths.sum()) for track in self._tracks)
         if num_bytes != documents.num_bytes:
             raise LegalityError(f"charged {num_bytes} bytes for documents of {documents.num_bytes} bytes")
+        if not num_bytes:
+            raise LegalityError(f"{len(documents.ids)} documents without a byte: no bits per byte")
         tokens = sum(len(track.targets) for track in self._tracks)
         nats = [float(track_nats.sum()) for track_nats in self._nats]
         total_nats = math.fsum(nats)

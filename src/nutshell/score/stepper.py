@@ -12,7 +12,7 @@ bitstream holds the tokens batch by batch, within a batch position by position, 
 
 import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -43,12 +43,16 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         tokens: Targets in all.
     """
 
-    rows: int
+    rows: Annotated[int, msgspec.Meta(ge=1)]
     plan: WindowPlan
     bos_id: int
     document_ids: tuple[int, ...]
     document_crcs: tuple[int, ...]
     tokens: int
+
+    def __post_init__(self) -> None:
+        if len(self.document_ids) != len(self.document_crcs):
+            raise ProofError(f"{len(self.document_crcs)} checksums for {len(self.document_ids)} documents")
 
     @classmethod
     def of(cls, documents: Documents, plan: WindowPlan, rows: int) -> "Layout":
@@ -95,7 +99,6 @@ def encode(stepper: Stepper, documents: Documents, layout: Layout, progress: Pro
 
 def decode(stepper: Stepper, bitstream: bytes, layout: Layout, progress: Progress | None = None) -> Decoded:
     """Read documents back with the model alone; stop at the first sign that the decoder has gone astray."""
-    coder = Decoder(bitstream)
     documents: list[list[int]] = [[] for _ in layout.document_ids]
 
     def read(table: Table, places: Places, position: int) -> Tokens:
@@ -109,6 +112,7 @@ def decode(stepper: Stepper, bitstream: bytes, layout: Layout, progress: Progres
 
     fault = ""
     try:
+        coder = Decoder(bitstream)
         walk(stepper, layout, read, progress)
     except ProofError as error:
         fault = str(error)

@@ -15,6 +15,8 @@ from jaxtyping import Int
 
 from nutshell.errors import DataError, LegalityError
 
+Tokens = Int[np.ndarray, " T"]
+
 
 class Pieces(Protocol):
     """What is needed of a tokenizer."""
@@ -24,17 +26,22 @@ class Pieces(Protocol):
         """The token that opens and closes a document."""
         ...
 
-    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
-        """Return the bytes of each token at its position; joined, they are the decoded text."""
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens in the vocabulary."""
+        ...
+
+    def pieces(self, tokens: Tokens) -> list[bytes]:
+        """Return the bytes of each token of a document at its position; joined, they are the document."""
         ...
 
 
 class Track(NamedTuple):
     """One sequence as the scorer walks it: target `t` is predicted from inputs up to and including `t`."""
 
-    inputs: Int[np.ndarray, " T"]
-    targets: Int[np.ndarray, " T"]
-    byte_lengths: Int[np.ndarray, " T"]
+    inputs: Tokens
+    targets: Tokens
+    byte_lengths: Tokens
 
 
 @dataclass(frozen=True)
@@ -49,14 +56,14 @@ class Documents:
         text_bytes: Bytes of the whole text, also where these documents are only some of it.
     """
 
-    tokens: tuple[Int[np.ndarray, " T"], ...]
-    byte_lengths: tuple[Int[np.ndarray, " T"], ...]
+    tokens: tuple[Tokens, ...]
+    byte_lengths: tuple[Tokens, ...]
     ids: tuple[int, ...]
     tokenizer: Pieces
     text_bytes: int
 
     @classmethod
-    def of_text(cls, tokens: Sequence[Int[np.ndarray, " T"]], tokenizer: Pieces, text_bytes: int) -> "Documents":
+    def of_text(cls, tokens: Sequence[Tokens], tokenizer: Pieces, text_bytes: int) -> "Documents":
         """Measure all documents of a text by decoding them.
 
         Args:
@@ -65,16 +72,16 @@ class Documents:
             text_bytes: Bytes of the raw text, counted before it was tokenized.
 
         Raises:
-            DataError: there is no document, or one contains the BOS token.
+            DataError: there is no text, or a document contains the BOS token.
             LegalityError: the tokens do not decode to as many bytes as the text has.
         """
-        if not tokens:
-            raise DataError("the text has no documents: nothing to score")
+        if not tokens or not text_bytes:
+            raise DataError(f"{len(tokens)} documents of {text_bytes} bytes: nothing to score")
         for index, document in enumerate(tokens):
             if tokenizer.bos_id in document:
                 raise DataError(f"document {index}: contains the BOS token {tokenizer.bos_id}; split documents at BOS")
         lengths = tuple(
-            np.fromiter(map(len, tokenizer.pieces(document.tolist())), np.int32, len(document)) for document in tokens
+            np.fromiter(map(len, tokenizer.pieces(document)), np.int32, len(document)) for document in tokens
         )
         decoded_bytes = sum(int(document.sum()) for document in lengths)
         if decoded_bytes != text_bytes:
@@ -143,9 +150,9 @@ class Documents:
         return Track(*whole)
 
 
-def decode_text(tokenizer: Pieces, documents: Iterable[Int[np.ndarray, " T"]]) -> bytes:
+def decode_text(tokenizer: Pieces, documents: Iterable[Tokens]) -> bytes:
     """Decode documents, each by itself, and join them."""
-    return b"".join(piece for tokens in documents for piece in tokenizer.pieces(tokens.tolist()))
+    return b"".join(piece for tokens in documents for piece in tokenizer.pieces(tokens))
 
 
 def _draw(seed: int, document: int) -> bytes:

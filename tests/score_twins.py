@@ -1,7 +1,5 @@
 """Ten-line models whose Predictor and Stepper are twins, and a tokenizer of single bytes."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from nutshell.score.text import Documents
@@ -14,9 +12,10 @@ class ByteTokenizer:
     """A token is a byte; 256 is BOS."""
 
     bos_id = BOS
+    vocab_size = VOCAB_SIZE
 
-    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
-        return [bytes([token]) for token in tokens]
+    def pieces(self, tokens):
+        return [bytes([token]) for token in tokens.tolist()]
 
 
 def documents_of(*texts: bytes) -> Documents:

@@ -1,0 +1,24 @@
+"""What a recipe says about scoring and proving."""
+
+from nutshell.config.struct import Config
+
+
+class ScoreConfig(Config):
+    """Windows advance by `stride` targets; their length is the window the model was trained with."""
+
+    stride: int
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, got {self.stride}")
+
+
+class ProveConfig(Config):
+    """How much of the validation text a run proves: whole documents, chosen by hash, of at most `max_tokens` in all."""
+
+    documents: int
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        if self.documents < 1 or self.max_tokens < 1:
+            raise ValueError("documents and max_tokens must be at least 1")

@@ -1,0 +1,204 @@
+"""Proofs of honest models hold; every way of cheating that a decoder can notice ends in `ok = False` or an error."""
+
+import hashlib
+
+import msgspec
+import numpy as np
+import pytest
+
+from nutshell.errors import LegalityError, ProofError
+from nutshell.score.frozen import score_documents, score_stream
+from nutshell.score.prove import Proof, Receipt, prove, verify
+from nutshell.score.windows import WindowPlan
+from score_twins import VOCAB_SIZE, ByteTokenizer, Order2, Uniform, Unigram, documents_of
+
+TEXTS = (b"hello hello hello world " * 12, b"", b"abc", b"the cat sat on the mat, the cat sat" * 8, b"hello world" * 5)
+DOCUMENTS = documents_of(*TEXTS)
+SLIDING = WindowPlan(context=16, stride=5)
+DISJOINT = WindowPlan(context=16, stride=16)
+HERE = {"machine": "test", "threads": "1"}
+
+
+def proof_of(model, plan=SLIDING, documents=DOCUMENTS, rows=3):
+    return prove(model, documents, score_documents(model, DOCUMENTS, plan), environment=HERE, rows=rows)
+
+
+@pytest.mark.parametrize("model", [Uniform, Unigram, Order2])
+@pytest.mark.parametrize("plan", [SLIDING, DISJOINT])
+@pytest.mark.parametrize("rows", [1, 3, 32])
+def test_honest_models_are_proved(model, plan, rows):
+    bitstream, receipt = proof_of(model(), plan, rows=rows)
+    assert receipt.ok, receipt.reason
+    assert (receipt.documents, receipt.tokens, receipt.bytes) == (5, DOCUMENTS.num_targets, DOCUMENTS.num_bytes)
+    score = score_documents(model(), DOCUMENTS, plan)
+    assert receipt.claimed_bits == pytest.approx(score.total_nats / np.log(2), rel=1e-12)
+    assert receipt.coded_bits == 8 * len(bitstream)
+    assert abs(receipt.coded_bits - receipt.claimed_bits) <= 64 + 1e-4 * receipt.claimed_bits
+    assert receipt.overhead == pytest.approx(receipt.coded_bits / receipt.claimed_bits - 1)
+    longest_first = b"".join(sorted(TEXTS, key=len, reverse=True))
+    assert receipt.text_sha256 == receipt.decoded_sha256 == hashlib.sha256(longest_first).hexdigest()
+    assert receipt.environment == HERE
+
+
+def test_a_sample_is_held_to_the_claims_for_its_own_documents():
+    score = score_documents(Order2(), DOCUMENTS, SLIDING)
+    sample = DOCUMENTS.sample(num_documents=2, max_tokens=400, seed=1)
+    receipt = prove(Order2(), sample, score, environment={}).receipt
+    assert receipt.ok, receipt.reason
+    assert sorted(receipt.layout.document_ids) == list(sample.ids)
+    assert receipt.claimed_bits == pytest.approx(score.claimed_nats(sample.ids) / np.log(2), rel=1e-12)
+
+
+def test_a_fresh_decoder_gives_the_documents_back_from_json_and_bits():
+    bitstream, receipt = proof_of(Order2())
+    stored = msgspec.json.decode(msgspec.json.encode(receipt), type=Receipt)
+    assert stored == receipt
+    decoded = verify(Order2(), ByteTokenizer(), Proof(bitstream, stored))
+    for document, tokens in zip(stored.layout.document_ids, decoded, strict=True):
+        assert bytes(tokens.tolist()) == TEXTS[document]
+
+
+def test_every_altered_byte_is_noticed():
+    bitstream, receipt = proof_of(Order2())
+    for place in range(len(bitstream)):
+        altered = bytearray(bitstream)
+        altered[place] ^= 0x10
+        with pytest.raises(ProofError, match="one of them was altered"):
+            verify(Order2(), ByteTokenizer(), Proof(bytes(altered), receipt))
+
+
+def test_altered_bits_do_not_decode_even_under_their_own_hash():
+    bitstream, receipt = proof_of(Unigram())
+    for place in range(0, len(bitstream) - 8, 40):
+        altered = bytearray(bitstream)
+        altered[place] ^= 0x10
+        forged = msgspec.structs.replace(receipt, bitstream_sha256=hashlib.sha256(altered).hexdigest())
+        with pytest.raises(ProofError, match=r"document \d|does not decode"):
+            verify(Unigram(), ByteTokenizer(), Proof(bytes(altered), forged))
+
+
+@pytest.mark.parametrize("cut", [1, 4, 100])
+def test_a_truncated_bitstream_is_noticed(cut):
+    bitstream, receipt = proof_of(Unigram())
+    forged = msgspec.structs.replace(receipt, bitstream_sha256=hashlib.sha256(bitstream[:-cut]).hexdigest())
+    with pytest.raises(ProofError):
+        verify(Unigram(), ByteTokenizer(), Proof(bitstream[:-cut], forged))
+
+
+def test_another_model_cannot_decode():
+    proof = proof_of(Order2())
+
+    class Other(Order2):
+        def row(self, seen):
+            return np.roll(super().row(seen), 1)
+
+    with pytest.raises(ProofError, match=r"document \d .*; made on \{'machine': 'test'"):
+        verify(Other(), ByteTokenizer(), proof)
+
+
+def test_a_receipt_for_another_text_or_another_claim_is_noticed():
+    bitstream, receipt = proof_of(Uniform())
+    for change, message in (
+        ({"text_sha256": "0" * 64}, "the decoded text is not the one"),
+        ({"claimed_bits": receipt.claimed_bits * 0.9}, "the score claims"),
+    ):
+        with pytest.raises(ProofError, match=message):
+            verify(Uniform(), ByteTokenizer(), Proof(bitstream, msgspec.structs.replace(receipt, **change)))
+
+
+class ReadsTheTarget(Uniform):
+    """Optimises on the window it scores: what it reports is not what it predicts."""
+
+    def nats(self, inputs, targets):
+        return super().nats(inputs, targets) * np.where(targets == ord("l"), 0.5, 1.0)
+
+
+class SeesBothWays(Uniform):
+    """Copies its own next input in parallel, which it cannot do one token at a time."""
+
+    def nats(self, inputs, targets):
+        ahead = np.full_like(inputs, -1)
+        ahead[:, :-1] = inputs[:, 1:]
+        return np.where(ahead[:, -targets.shape[1] :] == targets, 0.1, np.log(VOCAB_SIZE))
+
+
+@pytest.mark.parametrize("model", [ReadsTheTarget, SeesBothWays])
+def test_a_claim_that_no_decoder_can_meet_fails_by_length(model):
+    receipt = proof_of(model()).receipt
+    assert not receipt.ok
+    assert receipt.reason.startswith(f"the bitstream has {receipt.coded_bits:,} bits, the score claims")
+    assert receipt.text_sha256 == receipt.decoded_sha256
+
+
+def test_memory_that_survives_a_document_makes_decoding_diverge():
+    """A stale cache: what it saw while encoding is still there when it decodes."""
+
+    class Remembers(Unigram):
+        def __init__(self):
+            super().__init__()
+            self.counts = np.ones(VOCAB_SIZE)
+
+        def feed(self, tokens):
+            np.add.at(self.counts, tokens, 5.0)
+            return super().feed(tokens)
+
+        def row(self, seen):
+            return np.log(self.counts / self.counts.sum())
+
+    score = score_documents(Uniform(), DOCUMENTS, DISJOINT)
+    receipt = prove(Remembers(), DOCUMENTS, score, environment={}, rows=3).receipt
+    assert not receipt.ok
+    assert receipt.reason.startswith("decoding left the text at document 0, token 0")
+    assert receipt.text_sha256 != receipt.decoded_sha256
+
+
+def test_where_a_decode_diverged():
+    """A model whose second life differs from token 40 of document 3 on."""
+
+    class Drifts(Uniform):
+        lives = 0
+
+        def begin(self, batch):
+            self.lives += 1
+            self.step = 0
+            super().begin(batch)
+
+        def feed(self, tokens):
+            self.step += 1
+            return np.roll(super().feed(tokens) + self.tilt(), 3 if self.lives == 2 and self.step > 40 else 0, axis=1)
+
+        def tilt(self):
+            tilt = np.linspace(-2, 2, VOCAB_SIZE, dtype=np.float32)
+            return tilt - np.log(np.exp(tilt).mean())
+
+    documents = documents_of(TEXTS[3])
+    model = Drifts(context=400)
+    score = score_documents(Uniform(context=400), documents, WindowPlan(context=400, stride=400))
+    receipt = prove(model, documents, score, environment={}).receipt
+    assert receipt.reason == "decoding left the text at document 0, token 40"
+
+
+@pytest.mark.parametrize(("shift", "fault"), [(0.01, "logsumexp 0.01 nats"), (np.nan, "logsumexp nan nats")])
+def test_a_model_that_is_no_distribution_gets_no_proof(shift, fault):
+    class Unfit(Uniform):
+        def feed(self, tokens):
+            return super().feed(tokens) + np.float32(shift)
+
+    score = score_documents(Uniform(), DOCUMENTS, DISJOINT)
+    with pytest.raises(ProofError, match=f"document 0, token 0: not a finite, normalised distribution .{fault}"):
+        prove(Unfit(), DOCUMENTS, score, environment={})
+
+
+def test_a_score_that_claims_nothing_for_a_document_cannot_be_proved():
+    stream = score_stream(Uniform(), DOCUMENTS, DISJOINT)
+    with pytest.raises(LegalityError, match="no claim about document"):
+        prove(Uniform(), DOCUMENTS, stream, environment={})
+    some = score_documents(Uniform(), DOCUMENTS.take([0, 1]), DISJOINT)
+    with pytest.raises(LegalityError, match="no claim about document 3"):
+        prove(Uniform(), DOCUMENTS.take([3]), some, environment={})
+
+
+def test_a_score_with_more_context_than_the_model_takes_cannot_be_proved():
+    score = score_documents(Uniform(), DOCUMENTS, DISJOINT)
+    with pytest.raises(LegalityError, match="the score saw 16 tokens, the model takes only 8"):
+        prove(Uniform(context=8), DOCUMENTS, score, environment={})
