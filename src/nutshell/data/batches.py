@@ -5,6 +5,7 @@ order; every epoch draws a new phase and a new order. A window of T inputs reads
 is the first input of the next window. So an epoch has each target once, but for fewer than T that no window reaches.
 """
 
+import functools
 from typing import Protocol
 
 import numpy as np
@@ -43,7 +44,6 @@ class Batches:
         self.windows_per_epoch = len(tokens) // seq_len
         self._tokens = tokens
         self._seed = seed
-        self._epochs: dict[int, Int64[np.ndarray, " N"]] = {}
 
     def batch(self, step: int) -> tuple[Int64[np.ndarray, "B T"], Int64[np.ndarray, "B T"]]:
         """Cut the inputs and targets of a step; steps count from 0 and may be asked for in any order."""
@@ -52,19 +52,17 @@ class Batches:
 
     def _window(self, index: int) -> Int64[np.ndarray, " N"]:
         epoch, position = divmod(index, self.windows_per_epoch)
-        start = int(self._starts(epoch)[position])
+        start = int(_window_starts(len(self._tokens), self.seq_len, self._seed, epoch)[position])
         stop = start + self.seq_len + 1
         tokens = self._tokens[start:stop]
         if stop > len(self._tokens):
             tokens = np.concatenate([tokens, self._tokens[0 : stop - len(self._tokens)]])
         return tokens.astype(np.int64)
 
-    def _starts(self, epoch: int) -> Int64[np.ndarray, " N"]:
-        if epoch not in self._epochs:
-            rng = np.random.default_rng([self._seed, epoch])
-            phase = rng.integers(len(self._tokens))
-            starts = (phase + self.seq_len * rng.permutation(self.windows_per_epoch)) % len(self._tokens)
-            # A batch touches at most the end of one epoch and the start of the next, unless the text is tiny.
-            self._epochs = {kept: self._epochs[kept] for kept in self._epochs if kept == epoch - 1}
-            self._epochs[epoch] = starts
-        return self._epochs[epoch]
+
+# A batch touches at most the end of one epoch and the start of the next, unless the text is tiny.
+@functools.lru_cache(maxsize=2)
+def _window_starts(num_tokens: int, seq_len: int, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
+    rng = np.random.default_rng([seed, epoch])
+    phase = rng.integers(num_tokens)
+    return (phase + seq_len * rng.permutation(num_tokens // seq_len)) % num_tokens

@@ -5,7 +5,6 @@ Everything is written to a folder beside the target, then read back from the dis
 document by document. Only then does the folder get its name.
 """
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -25,7 +24,7 @@ from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.errors import DataError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many bytes of text are done, and of how many; 0 where that is not yet known."""
+"""Called with what is being done, how many bytes of text are done, and of how many: 0 while that is not known."""
 
 _TOKENIZER_NAME = "tokenizer.model"
 # Already a quarter of the bundled corpus trains a tokenizer within 0.2 % of the best; more text only costs memory.
@@ -57,25 +56,32 @@ def build(source: Source, out: Path, config: BuildConfig, progress: Progress = l
         DataError: no usable text, a side of the split without documents, a vocabulary that does not fit, a folder in
             the way, no space left. Nothing is left behind.
     """
+    out = out.resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise DataError(f"{out}: exists already; choose another folder, or delete this one")
     staging = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         staging.mkdir(parents=True)
-        _build_in(staging, source, config, progress)
+        manifest = _build_in(staging, source, config, progress)
+        files.write_json(staging / MANIFEST_NAME, msgspec.to_builtins(manifest))
         staging.replace(out)
     except OSError as error:
         raise DataError(f"{out}: the data set cannot be written ({error.strerror or error})") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(staging)
+        shutil.rmtree(staging, ignore_errors=True)
     return Dataset.open(out)
 
 
-def _build_in(folder: Path, source: Source, config: BuildConfig, progress: Progress) -> None:
+def _build_in(folder: Path, source: Source, config: BuildConfig, progress: Progress) -> Manifest:
     text = SplitText(source, val_frac=config.val_frac, seed=config.split_seed)
-    counts = _count(text, progress)
+    done_bytes = 0
+    for document in text:
+        done_bytes += len(document.content)
+        progress("reading", done_bytes, 0)
+    counts = text.counts
+    _check_sides(counts, source.description)
     total_bytes = sum(counts.bytes.values())
+
     progress("training the tokenizer", 0, total_bytes)
     tokenizer = train_tokenizer(
         (document.content for document in text if document.side == "train"),
@@ -83,27 +89,15 @@ def _build_in(folder: Path, source: Source, config: BuildConfig, progress: Progr
         sample_every=-(-counts.bytes["train"] // _TRAINING_BYTES),
     )
     files.write_bytes(folder / _TOKENIZER_NAME, tokenizer.model_bytes)
-    writers = {side: _ShardWriter(folder, side, config.shard_tokens) for side in SIDES}
+
+    writers = {side: _SideWriter(folder, side, tokenizer, config.shard_tokens) for side in SIDES}
     done_bytes = 0
     for document in text:
-        writers[document.side].add(document, tokenizer)
+        writers[document.side].add(document)
         done_bytes += len(document.content)
         progress("tokenizing", done_bytes, total_bytes)
-    entries = {}
-    for side in SIDES:
-        shards = writers[side].finish()
-        progress(f"decoding {side} again", 0, counts.bytes[side])
-        _prove_decodable(shards, tokenizer, writers[side].digests)
-        entries[side] = SideEntry(
-            documents=counts.documents[side],
-            bytes=counts.bytes[side],
-            tokens=writers[side].num_tokens,
-            shards=tuple(
-                ShardEntry(name=path.name, tokens=len(read_shard(path)), sha256=files.sha256_file(path))
-                for path in shards
-            ),
-        )
-    manifest = Manifest(
+    progress("decoding it all again", 0, total_bytes)
+    return Manifest(
         format=FORMAT,
         source=source.description,
         licence=source.licence,
@@ -114,73 +108,70 @@ def _build_in(folder: Path, source: Source, config: BuildConfig, progress: Progr
         vocab_size=tokenizer.vocab_size,
         tokenizer=_TOKENIZER_NAME,
         tokenizer_sha256=tokenizer.sha256,
-        train=entries["train"],
-        val=entries["val"],
+        train=writers["train"].finish(),
+        val=writers["val"].finish(),
     )
-    files.write_json(folder / MANIFEST_NAME, msgspec.to_builtins(manifest))
 
 
-def _count(text: SplitText, progress: Progress) -> Counts:
-    done_bytes = 0
-    for document in text:
-        done_bytes += len(document.content)
-        progress("reading", done_bytes, 0)
-    counts = text.counts
+def _check_sides(counts: Counts, source: str) -> None:
     kept = sum(counts.documents.values())
     if kept == 0:
-        raise DataError(f"no text to build from: {counts.empty:,} documents, all of them empty")
+        raise DataError(f"{source}: no text to build from ({counts.empty:,} documents, all of them empty)")
     for side in SIDES:
         if counts.documents[side] == 0:
             raise DataError(
-                f"the split leaves no document for {side!r} out of {kept:,}; change val_frac or split_seed, or cut the "
-                "text into more documents (one a file, or one a line of .jsonl)"
+                f"{source}: the split leaves none of the {kept:,} documents for {side!r}; change val_frac or "
+                "split_seed, or cut the text into more documents (one a file, or one a line of .jsonl)"
             )
-    return counts
 
 
-class _ShardWriter:
-    """Collects one side's tokens, and writes a shard whenever there are enough."""
+class _SideWriter:
+    """Tokenizes one side's documents and writes a shard whenever there are tokens for one."""
 
-    def __init__(self, folder: Path, side: Side, shard_tokens: int) -> None:
-        self.digests: list[bytes] = []
-        self._name = f"nutshell_{side}"
+    def __init__(self, folder: Path, side: Side, tokenizer: Tokenizer, shard_tokens: int) -> None:
         self._folder = folder
+        self._side = side
+        self._tokenizer = tokenizer
         self._shard_tokens = shard_tokens
-        self._paths: list[Path] = []
         self._pending: list[Tokens] = []
         self._num_pending = 0
-        self.num_tokens = 0
+        self._paths: list[Path] = []
+        self._digests: list[bytes] = []
+        self._num_bytes = 0
 
-    def add(self, document: Document, tokenizer: Tokenizer) -> None:
-        tokens = np.concatenate([[np.uint16(tokenizer.bos_id)], tokenizer.encode(document.content)])
-        self.digests.append(document.digest)
-        self._pending.append(tokens)
-        self._num_pending += len(tokens)
-        self.num_tokens += len(tokens)
+    def add(self, document: Document) -> None:
+        bos = np.array([self._tokenizer.bos_id], dtype=np.uint16)
+        tokens = self._tokenizer.encode(document.content)
+        self._pending += [bos, tokens]
+        self._num_pending += 1 + len(tokens)
+        self._digests.append(document.digest)
+        self._num_bytes += len(document.content)
         while self._num_pending >= self._shard_tokens:
             self._write(self._shard_tokens)
 
-    def finish(self) -> list[Path]:
-        """Write what is left and give the shards' paths."""
+    def finish(self) -> SideEntry:
+        """Write what is left, then read all shards from the disk and compare their text with what was read."""
         if self._num_pending:
             self._write(self._num_pending)
-        return self._paths
+        shards = [read_shard(path) for path in self._paths]
+        documents = TokenStream(shards).documents(self._tokenizer.bos_id)
+        for index, (tokens, digest) in enumerate(zip(documents, self._digests, strict=True)):
+            if hashlib.sha256(self._tokenizer.decode(tokens)).digest() != digest:
+                raise DataError(f"{self._side} document {index} does not decode to its text; please report this")
+        return SideEntry(
+            documents=len(self._digests),
+            bytes=self._num_bytes,
+            tokens=sum(map(len, shards)),
+            shards=tuple(
+                ShardEntry(name=path.name, tokens=len(shard), sha256=files.sha256_file(path))
+                for path, shard in zip(self._paths, shards, strict=True)
+            ),
+        )
 
     def _write(self, num_tokens: int) -> None:
         tokens = np.concatenate(self._pending)
-        path = self._folder / f"{self._name}_{len(self._paths):06d}.bin"
+        path = self._folder / f"nutshell_{self._side}_{len(self._paths):06d}.bin"
         write_shard(path, tokens[:num_tokens])
         self._paths.append(path)
         self._pending = [tokens[num_tokens:]]
         self._num_pending = len(self._pending[0])
-
-
-def _prove_decodable(shards: list[Path], tokenizer: Tokenizer, digests: list[bytes]) -> None:
-    """Decode what was written and compare it with what was read."""
-    stream = TokenStream([read_shard(path) for path in shards])
-    documents = stream.documents(tokenizer.bos_id)
-    for index, (tokens, digest) in enumerate(zip(documents, digests, strict=True)):
-        if hashlib.sha256(tokenizer.decode(tokens)).digest() != digest:
-            raise DataError(
-                f"document {index} of {shards[0].parent.name} did not come back as it was; please report this"
-            )

@@ -31,7 +31,7 @@ class TextFiles:
     @property
     def description(self) -> str:
         """Say where the text is from, without the folders above it."""
-        return ", ".join(path.name for path in self.paths)
+        return ", ".join(path.resolve().name for path in self.paths)
 
     def __iter__(self) -> Iterator[bytes]:
         """Read the documents.
@@ -114,7 +114,7 @@ class _ZstdFile(io.RawIOBase):
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._in_frame = False
         self._input = b""
-        self._output = b""
+        self._output = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -130,7 +130,7 @@ class _ZstdFile(io.RawIOBase):
                 if self._in_frame:
                     raise EOFError("the last frame has no end")
                 return 0
-            self._output = self._frame.decompress(self._input)
+            self._output = memoryview(self._frame.decompress(self._input))
             self._in_frame = not self._frame.eof
             self._input = b""
             if self._frame.eof:

@@ -1,62 +1,62 @@
 """SentencePiece, made exact: any bytes go in and the same bytes come out, position by position.
 
-SentencePiece works on Unicode text, writes a space as U+2581, and models published by others may normalise. So every
-span is encoded, decoded and compared; a span that does not come back is cut in two, down to single characters, and
-what is left goes to the 256 byte tokens. Bytes that are not UTF-8, and a literal U+2581, go there at once.
+SentencePiece works on Unicode text and writes a space as U+2581, and models published by others may normalise the text.
+So each span of text is encoded, decoded and compared. A span that does not come back is cut in two, down to single
+characters, and those are spelt with the 256 byte tokens. Bytes that are not UTF-8, and a literal U+2581, are spelt so
+at once.
 
-The bytes of a token depend on the one before it in one case only: a model that adds a dummy prefix writes a space in
-front of every document that the text does not have.
+The bytes of a token depend on its neighbour in one case only: a model that adds a dummy prefix writes a space in front
+of each document that the text does not have.
 
-Source: Kudo and Richardson 2018 (https://arxiv.org/abs/1808.06226).
+Source: Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226.
 """
 
-import hashlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
+from nutshell import files
 from nutshell.data.shards import MAX_VOCAB_SIZE, Tokens
 from nutshell.errors import DataError
 
 _SPACE = "\u2581"
-# Bytes that are not UTF-8 decode to lone surrogates (PEP 383); U+2581 would come back as a space.
-_UNTOKENIZABLE = re.compile(f"([\udc80-\udcff{_SPACE}]+)")
+# Bytes that are not UTF-8 decode to lone surrogates (PEP 383).
+_SPELT_IN_BYTES = re.compile(f"([\udc80-\udcff{_SPACE}]+)")
 # SentencePiece takes about 100 bytes of memory a character; longer text is encoded in spans of this many.
 _SPAN_CHARS = 1 << 18
 
 
 class Tokenizer:
-    """A SentencePiece model with byte fallback."""
+    """A SentencePiece model with byte fallback.
+
+    Attributes:
+        model_bytes: the content of the `.model` file.
+        sha256: its hash.
+        vocab_size: number of tokens, at most 65,536.
+        bos_id: the token that starts every document.
+    """
 
     def __init__(self, model_bytes: bytes) -> None:
         """Load a model.
 
         Raises:
-            DataError: not a SentencePiece model, or one that cannot carry every text.
+            DataError: not a SentencePiece model, or not one that can carry every text.
         """
         self.model_bytes = model_bytes
+        self.sha256 = files.sha256_bytes(model_bytes)
         try:
-            self._model = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
-        except RuntimeError as error:
-            raise DataError("the tokenizer is not a SentencePiece model, or it is damaged") from error
-        self.vocab_size: int = self._model.vocab_size()
-        self.bos_id: int = self._model.bos_id()
-        self.sha256 = hashlib.sha256(model_bytes).hexdigest()
-        self._byte_ids = [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-        self._check()
-        self._adds_space = self._model.id_to_piece(self._model.encode("a")[0]).startswith(_SPACE)
-        self._bytes = [self._bytes_of(token) for token in range(self.vocab_size)]
-        self._is_boundary = [not content for content in self._bytes]
+            self._load()
+        except (RuntimeError, UnicodeDecodeError) as error:
+            raise DataError("not a SentencePiece model, or a damaged one; copy it again") from error
 
     @classmethod
     def from_file(cls, path: Path) -> "Tokenizer":
         """Load a `.model` file.
 
         Raises:
-            DataError: it cannot be read, or cannot be used; the message names the file.
+            DataError: the file cannot be read, or as for the class; the message names the file.
         """
         try:
             return cls(path.read_bytes())
@@ -66,58 +66,73 @@ class Tokenizer:
             raise DataError(f"{path}: {error}") from error
 
     def encode(self, document: bytes) -> Tokens:
-        """Tokenize a whole document, without the BOS that shards put in front of it."""
+        """Tokenize a whole document, without the BOS that stands before it in a shard."""
         tokens: list[int] = []
-        for text in _UNTOKENIZABLE.split(document.decode("utf-8", "surrogateescape")):
+        for text in _SPELT_IN_BYTES.split(document.decode("utf-8", "surrogateescape")):
             for start in range(0, len(text), _SPAN_CHARS):
                 tokens += self._encode_span(text[start : start + _SPAN_CHARS], at_start=not tokens)
         return np.array(tokens, dtype=np.uint16)
 
     def decode(self, tokens: Tokens) -> bytes:
-        """Give back the bytes of tokens that begin where a document begins; BOS says where the next one does."""
+        """Give back the text of tokens that begin where a document begins."""
         return b"".join(self.pieces(tokens))
 
     def pieces(self, tokens: Tokens) -> list[bytes]:
-        """Give the bytes that each position adds to the text; BOS and other control tokens add none.
+        """Give the bytes that each token adds to the text; BOS and the other control tokens add none.
 
-        The first token is taken for the start of a document, unless it is BOS itself.
+        The tokens begin where a document begins, and each BOS among them begins another one.
         """
-        ids = tokens.tolist()
-        pieces = [self._bytes[token] for token in ids]
+        return self._pieces(tokens.tolist(), at_start=True)
+
+    def _pieces(self, tokens: list[int], *, at_start: bool) -> list[bytes]:
+        pieces = [self._bytes[token] for token in tokens]
         if self._adds_space:
-            for index, token in enumerate(ids):
-                if pieces[index].startswith(b" ") and (index == 0 or self._is_boundary[ids[index - 1]]):
-                    pieces[index] = self._bytes[token][1:]
+            for index, token in enumerate(tokens):
+                starts_document = not self._bytes[tokens[index - 1]] if index else at_start
+                if starts_document and self._starts_with_space[token]:
+                    pieces[index] = pieces[index][1:]
         return pieces
 
-    def _encode_span(self, text: str, *, at_start: bool) -> Iterator[int]:
+    def _encode_span(self, text: str, *, at_start: bool) -> list[int]:
         content = text.encode("utf-8", "surrogateescape")
-        if not _UNTOKENIZABLE.match(text):
-            tokens = self._model.encode(text)
-            pieces = self.pieces(np.array(tokens, dtype=np.uint16))
-            if self._adds_space and not at_start and tokens:
-                pieces[0] = self._bytes[tokens[0]]
-            if b"".join(pieces) == content:
-                yield from tokens
-                return
-            if len(text) > 1:
-                middle = len(text) // 2
-                yield from self._encode_span(text[:middle], at_start=at_start)
-                yield from self._encode_span(text[middle:], at_start=False)
-                return
-        yield from (self._byte_ids[byte] for byte in content)
+        if _SPELT_IN_BYTES.match(text):
+            return [self._byte_ids[byte] for byte in content]
+        # Inside a document, the space that the model adds can only stand for one that the text has.
+        tokens = self._model.encode(text if at_start or not self._adds_space else text.removeprefix(" "))
+        if b"".join(self._pieces(tokens, at_start=at_start)) == content:
+            return tokens
+        if len(text) == 1:
+            return [self._byte_ids[byte] for byte in content]
+        middle = len(text) // 2
+        cut = max(text.find(" ", middle), middle)
+        left = self._encode_span(text[:cut], at_start=at_start)
+        return left + self._encode_span(text[cut:], at_start=False)
+
+    def _load(self) -> None:
+        if not self.model_bytes:
+            raise DataError("empty where a SentencePiece model is needed; copy it again")
+        self._model = model = sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
+        self.vocab_size: int = model.vocab_size()
+        self.bos_id: int = model.bos_id()
+        self._byte_ids = [model.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        if self.vocab_size > MAX_VOCAB_SIZE:
+            raise DataError(f"a tokenizer of {self.vocab_size:,} tokens, where shards can hold {MAX_VOCAB_SIZE:,}")
+        if self.bos_id < 0:
+            raise DataError("a tokenizer without a BOS token, which must start every document; use another one")
+        if not all(model.is_byte(token) for token in self._byte_ids):
+            raise DataError("a tokenizer without byte fallback, which cannot carry every text; use another one")
+        if model.is_unknown(model.piece_to_id(_SPACE)):
+            raise DataError("a tokenizer without a token for the space, whose bytes cannot be told; use another one")
+        sample = "".join(model.encode("a", out_type=str))
+        if sample.endswith(_SPACE):
+            raise DataError("a tokenizer that adds a space behind each document; use another one")
+        self._adds_space = sample.startswith(_SPACE)
+        self._bytes = [self._bytes_of(token) for token in range(self.vocab_size)]
+        self._starts_with_space = [model.id_to_piece(token).startswith(_SPACE) for token in range(self.vocab_size)]
 
     def _bytes_of(self, token: int) -> bytes:
         if self._model.is_byte(token):
-            return bytes([self._byte_ids.index(token)])
+            return bytes([int(self._model.id_to_piece(token)[1:-1], 16)])
         if self._model.is_control(token) or self._model.is_unknown(token) or self._model.is_unused(token):
             return b""
         return self._model.id_to_piece(token).replace(_SPACE, " ").encode()
-
-    def _check(self) -> None:
-        if self.vocab_size > MAX_VOCAB_SIZE:
-            raise DataError(f"the tokenizer has {self.vocab_size:,} tokens, shards hold at most {MAX_VOCAB_SIZE:,}")
-        if self.bos_id < 0:
-            raise DataError("the tokenizer has no BOS token, which starts every document")
-        if not all(self._model.is_byte(token) for token in self._byte_ids):
-            raise DataError("the tokenizer has no byte fallback, so it cannot carry every text")
