@@ -2,9 +2,9 @@ r"""The `.nut` container: named sections of arrays in one deterministic, checksu
 
     magic "\x89NUT" | version u16 | manifest length u32 | manifest | section | section | ... | SHA-256, first 16 bytes
 
-Little-endian throughout. The digest covers every byte before it, is checked first, and guards against accidents;
+Little-endian throughout. The digest covers every byte before it and is checked first. It guards against accidents;
 against malice every size is bounded before anything is allocated, because anyone can compute a digest. Sections are
-decoded when asked for. There is nothing executable in the file and nothing outside it is needed to read it.
+decoded when asked for. Nothing in the file is executable, and nothing outside it is needed to read it.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Shaped
 
-from nutshell.artifact.manifest import DTYPES, Manifest, pack_manifest, unpack_manifest
+from nutshell.artifact.manifest import Manifest, SectionEntry, pack_manifest, unpack_manifest
 from nutshell.codec import chain as codec
 from nutshell.codec.chain import Chain
 from nutshell.errors import ArtifactError
@@ -41,19 +41,18 @@ class Section:
     @classmethod
     def encode(cls, name: str, kind: str, *, array: Shaped[np.ndarray, "..."], chain: Chain) -> Self:
         """Encode an array by a chain of the codec."""
-        assert array.dtype.name in DTYPES, f"section '{name}': {array.dtype} has no place in the format"
-        return cls(name, kind, array.dtype.name, array.shape, tuple(chain), codec.encode(array, chain))
+        return cls(name, kind, array.dtype.name, array.shape, chain, codec.encode(array, chain))
 
     def decode(self) -> Shaped[np.ndarray, "..."]:
         """Restore the array.
 
         Raises:
-            ArtifactError: the payload is not an array of the declared dtype and shape; the message names the section.
+            ArtifactError: the payload is no array of this dtype and shape; the message names the section.
         """
         try:
             return codec.decode(self.payload, self.chain, np.dtype(self.dtype), self.shape)
         except ArtifactError as error:
-            raise ArtifactError(f"section '{self.name}' ({self.kind}): {error}") from error
+            raise ArtifactError(f"section {self.name!r} ({self.kind!r}): {error}") from error
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Container:
     Attributes:
         metadata: small facts about the whole, JSON-able.
         sections: by (name, kind), in the order of the file.
-        frame_bytes: magic, version, manifest and digest by name; with the sections' payloads that is every byte.
+        frame_bytes: sizes of head, manifest and digest; with the sections' payloads that is every byte.
     """
 
     metadata: Mapping[str, Any]
@@ -79,70 +78,60 @@ class Container:
         try:
             return self.sections[name, kind]
         except KeyError:
-            raise ArtifactError(f"the artifact has no section '{name}' ({kind})") from None
+            raise ArtifactError(f"no section {name!r} ({kind!r}); the artifact is incomplete") from None
 
 
 def pack_container(sections: Iterable[Section], metadata: Mapping[str, Any]) -> bytes:
-    """Write a container; the same sections and metadata, in any order, become the same bytes."""
+    """Write a container; the same sections and metadata, in any order, become the same bytes.
+
+    Raises:
+        ArtifactError: the format has no place for this: a name twice, a dtype it lacks, more data than it allows.
+    """
     ordered = sorted(sections, key=lambda section: (section.name, section.kind))
-    chains = sorted({section.chain for section in ordered})
-    manifest = pack_manifest(
-        Manifest(
-            metadata=dict(metadata),
-            chains=[list(chain) for chain in chains],
-            names=[section.name for section in ordered],
-            kinds=[section.kind for section in ordered],
-            dtypes=[DTYPES.index(section.dtype) for section in ordered],
-            shapes=[list(section.shape) for section in ordered],
-            codings=[chains.index(section.chain) for section in ordered],
-            lengths=[len(section.payload) for section in ordered],
-        )
-    )
-    unpack_manifest(manifest)  # whatever a reader would refuse must not be written
-    body = b"".join([_HEAD.pack(MAGIC, VERSION, len(manifest)), manifest, *(section.payload for section in ordered)])
+    entries = [
+        SectionEntry(section.name, section.kind, section.dtype, section.shape, section.chain, len(section.payload))
+        for section in ordered
+    ]
+    manifest = pack_manifest(Manifest(metadata=dict(metadata), sections=entries))
+    unpack_manifest(manifest)  # what a reader would refuse must not be written
+    payloads = [section.payload for section in ordered]
+    body = b"".join([_HEAD.pack(MAGIC, VERSION, len(manifest)), manifest, *payloads])
     return body + _digest(body)
 
 
 def unpack_container(content: bytes, *, where: str = "artifact") -> Container:
-    """Read a container without decoding its sections; `where` (a path) opens every error message.
+    """Read a container without decoding its sections; `where`, usually its path, opens every message.
 
     Raises:
         ArtifactError: not a container, another version, truncated, altered, or impossible.
     """
     try:
-        return _unpack(content)
+        manifest, manifest_bytes = _open(content)
+        sections, start = {}, _HEAD.size + manifest_bytes
+        for entry in manifest.sections:
+            payload = content[start : start + entry.num_bytes]
+            key = (entry.name, entry.kind)
+            sections[key] = Section(*key, dtype=entry.dtype, shape=entry.shape, chain=entry.chain, payload=payload)
+            start += entry.num_bytes
+        if start != len(content) - DIGEST_BYTES:
+            raise ArtifactError(f"its sections end at byte {start}, its digest begins at {len(content) - DIGEST_BYTES}")
     except ArtifactError as error:
         raise ArtifactError(f"{where}: {error}") from error
-
-
-def _unpack(content: bytes) -> Container:
-    if not content.startswith(MAGIC):
-        raise ArtifactError("not a nutshell artifact (its first bytes are wrong)")
-    if len(content) < _HEAD.size + DIGEST_BYTES:
-        raise ArtifactError(f"truncated: {len(content)} bytes are too few for any artifact")
-    _, version, manifest_bytes = _HEAD.unpack_from(content)
-    if version != VERSION:
-        raise ArtifactError(f"format version {version}, but this nutshell reads version {VERSION}")
-    end = len(content) - DIGEST_BYTES
-    if _digest(content[:end]) != content[end:]:
-        raise ArtifactError("damaged: the checksum does not match, so the file was truncated or altered")
-    start = _HEAD.size + manifest_bytes
-    manifest = unpack_manifest(content[_HEAD.size : min(start, end)])
-    if start + sum(manifest.lengths) != end:
-        raise ArtifactError(f"the sections should end at byte {start + sum(manifest.lengths)}, but end at {end}")
-    sections = {}
-    for index, key in enumerate(zip(manifest.names, manifest.kinds, strict=True)):
-        stop = start + manifest.lengths[index]
-        sections[key] = Section(
-            *key,
-            dtype=DTYPES[manifest.dtypes[index]],
-            shape=tuple(manifest.shapes[index]),
-            chain=tuple(manifest.chains[manifest.codings[index]]),
-            payload=content[start:stop],
-        )
-        start = stop
     frame = {"head": _HEAD.size, "manifest": manifest_bytes, "digest": DIGEST_BYTES}
     return Container(manifest.metadata, sections, frame)
+
+
+def _open(content: bytes) -> tuple[Manifest, int]:
+    """Check the frame and read the manifest; also the bytes that the manifest takes."""
+    if len(content) < _HEAD.size + DIGEST_BYTES or not content.startswith(MAGIC):
+        raise ArtifactError("not a nutshell artifact, or cut short within its first bytes")
+    _, version, manifest_bytes = _HEAD.unpack_from(content)
+    if version != VERSION:
+        raise ArtifactError(f"has format version {version}, but this nutshell reads only version {VERSION}")
+    body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    if _digest(body) != digest:
+        raise ArtifactError("damaged: its checksum does not match, so it was cut short or altered; get a fresh copy")
+    return unpack_manifest(body[_HEAD.size : _HEAD.size + manifest_bytes]), manifest_bytes
 
 
 def _digest(body: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """The manifest of an artifact: what its sections are, and the small facts that belong to the file as a whole.
 
-It is stored as MessagePack in columns (all names, then all kinds, ...), which brotli shrinks far better than rows.
-Offsets are not stored: sections lie in order of name and kind without gaps, so lengths say everything.
+It is JSON under brotli: for the names and sizes of a model that takes no more bytes than a binary encoding, and anyone
+can read it. Offsets are not stored: sections lie without gaps in order of name and kind, so lengths say everything.
 """
 
 import itertools
@@ -16,30 +16,34 @@ from nutshell.codec.coders import unbrotli
 from nutshell.errors import ArtifactError
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32")
-MAX_MANIFEST_BYTES = 4 << 20
-MAX_DECODED_BYTES = 1 << 30
+MAX_MANIFEST_BYTES = 1 << 20  # as JSON; some ten thousand sections
+MAX_DECODED_BYTES = 1 << 28  # of all sections together: an artifact of 64 MB at two bits a weight
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-_Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
-_Shape = Annotated[list[_Size], msgspec.Meta(max_length=8)]
+_Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_DECODED_BYTES)]
 
 
-class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One column for each property of a section; `codings` points into `chains`."""
+class SectionEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One section: whose it is, its role, and how to read its `num_bytes` bytes."""
+
+    name: _Name
+    kind: _Name
+    dtype: _Name
+    shape: Annotated[tuple[_Size, ...], msgspec.Meta(max_length=8)]
+    chain: Annotated[tuple[_Name, ...], msgspec.Meta(min_length=1, max_length=8)]
+    num_bytes: _Size
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything about a container but the payloads."""
 
     metadata: dict[str, Any]
-    chains: list[list[_Name]]
-    names: list[_Name]
-    kinds: list[_Name]
-    dtypes: list[_Size]
-    shapes: list[_Shape]
-    codings: list[_Size]
-    lengths: list[_Size]
+    sections: list[SectionEntry]
 
 
 def pack_manifest(manifest: Manifest) -> bytes:
-    """Write a manifest compactly; equal manifests become equal bytes."""
-    return brotli.compress(msgspec.msgpack.encode(manifest, order="deterministic"), quality=11)
+    """Write a manifest; equal manifests become equal bytes."""
+    return brotli.compress(msgspec.json.encode(manifest, order="deterministic"), quality=11)
 
 
 def unpack_manifest(content: bytes) -> Manifest:
@@ -49,23 +53,20 @@ def unpack_manifest(content: bytes) -> Manifest:
         ArtifactError: it is damaged, contradicts itself, or promises more than MAX_DECODED_BYTES.
     """
     try:
-        manifest = msgspec.msgpack.decode(unbrotli(content, max_bytes=MAX_MANIFEST_BYTES), type=Manifest)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        manifest = msgspec.json.decode(unbrotli(content, max_bytes=MAX_MANIFEST_BYTES), type=Manifest)
+    except (ArtifactError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise ArtifactError(f"the manifest cannot be read ({error})") from error
-    columns = (manifest.kinds, manifest.dtypes, manifest.shapes, manifest.codings, manifest.lengths)
-    if any(len(column) != len(manifest.names) for column in columns):
-        raise ArtifactError("the manifest's columns differ in length")
-    if any(dtype >= len(DTYPES) for dtype in manifest.dtypes):
-        raise ArtifactError("the manifest names an unknown dtype")
-    if any(coding >= len(manifest.chains) for coding in manifest.codings):
-        raise ArtifactError("the manifest points to a coding that it does not have")
-    keys = list(zip(manifest.names, manifest.kinds, strict=True))
+    keys = [(section.name, section.kind) for section in manifest.sections]
     if any(first >= second for first, second in itertools.pairwise(keys)):
         raise ArtifactError("the manifest's sections are out of order or repeated")
-    num_bytes = sum(
-        math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-        for shape, dtype in zip(manifest.shapes, manifest.dtypes, strict=True)
-    )
-    if num_bytes > MAX_DECODED_BYTES:
-        raise ArtifactError(f"the sections would decode to {num_bytes} bytes, at most {MAX_DECODED_BYTES} are allowed")
+    total_bytes = 0
+    for section in manifest.sections:
+        if section.dtype not in DTYPES:
+            raise ArtifactError(f"section {section.name!r} has the unknown dtype {section.dtype!r}")
+        # An empty array may not hide an absurd size behind its zero.
+        total_bytes += math.prod(max(size, 1) for size in section.shape) * np.dtype(section.dtype).itemsize
+    if total_bytes > MAX_DECODED_BYTES:
+        raise ArtifactError(
+            f"its sections would decode to {total_bytes} bytes, more than the {MAX_DECODED_BYTES} allowed"
+        )
     return manifest

@@ -18,6 +18,7 @@ Chain = tuple[str, ...]
 def encode(array: Shaped[np.ndarray, "..."], chain: Sequence[str]) -> bytes:
     """Compress an array; nothing becomes no bytes."""
     transforms, coder = _parts(chain)
+    array = np.asarray(array, array.dtype.newbyteorder("<"))
     for transform in transforms:
         array = transform.forward(array)
     return coder.encode(array) if array.size else b""
@@ -30,7 +31,7 @@ def decode(payload: bytes, chain: Sequence[str], dtype: np.dtype, shape: Shape) 
         ArtifactError: the payload is not what `encode` makes of an array of this dtype and shape.
     """
     transforms, coder = _parts(chain)
-    stages = [(np.dtype(dtype), tuple(shape))]
+    stages = [(np.dtype(dtype).newbyteorder("<"), tuple(shape))]
     for transform in transforms:
         stages.append(transform.between(*stages[-1]))
     coded_dtype, coded_shape = stages.pop()
@@ -53,8 +54,8 @@ def choose(array: Shaped[np.ndarray, "..."], chains: Iterable[Sequence[str]]) ->
 def estimate_bytes(array: Shaped[np.ndarray, "..."], chain: Sequence[str]) -> int:
     """Predict `len(encode(array, chain))` without running the coder.
 
-    Within a few bytes for `ans`, exact for `raw`; for `brotli` and `lzma` the entropy of single bytes, which repetition
-    can only lower.
+    Within a few bytes for `ans`, exact for `raw`; for `brotli` and `lzma` what single bytes are worth, which is a
+    few per cent off for the arrays of a model and far too much for text.
     """
     transforms, coder = _parts(chain)
     for transform in transforms:
@@ -66,5 +67,5 @@ def _parts(chain: Sequence[str]) -> tuple[list[Transform], Coder]:
     *names, last = chain
     if last not in CODERS or not all(name in TRANSFORMS for name in names):
         known = f"transforms {', '.join(TRANSFORMS)}, then one of {', '.join(CODERS)}"
-        raise ArtifactError(f"unknown coding '{' '.join(chain)}', this version has {known}")
+        raise ArtifactError(f"unknown coding {list(chain)}, this version has {known}")
     return [TRANSFORMS[name] for name in names], CODERS[last]

@@ -16,17 +16,19 @@ from jaxtyping import Int, Shaped
 
 from nutshell.codec.fitting import fit
 from nutshell.codec.models import (
-    MAX_ROW_CODES,
     MAX_SYMBOLS,
-    MIN_ROW_CODES,
     RowBells,
     StaticModel,
     TableReader,
+    has_rows,
 )
 from nutshell.codec.transforms import Shape
 from nutshell.errors import ArtifactError
 
 _stream = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]  (a compiled module without stubs)
+CODE_DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32")
+_BROTLI_STEP = 1 << 16
+_MAX_PLANES = 8
 _CHUNK = 1 << 20  # symbols decoded at a time: constriction returns int32, which must not dwarf an int8 result
 
 
@@ -74,16 +76,16 @@ class Ans:
         low, high = model.support.low, model.support.low + model.support.size - 1
         if dtype.kind not in "iu" or low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
             raise ArtifactError(f"a coded section holds integers from {low} to {high}, which {dtype} cannot")
+        if not model.suits(shape):
+            raise ArtifactError(f"a coded section of shape {list(shape)} cannot have such a model of its rows")
         stack = _Stack(payload[reader.position :])
         if isinstance(model.distribution, RowBells):
-            if not _has_rows(shape):
-                raise ArtifactError(f"a coded section of shape {list(shape)} cannot have a model of its rows")
             array = np.empty((shape[0], math.prod(shape[1:])), dtype)
             classes = stack.pop(shape[0], model.distribution.classes.frequencies(), 0, np.dtype(np.uint8))
             for number, frequencies in enumerate(model.distribution.by_class(model.support)):
                 members = np.flatnonzero(classes == number)
                 codes = stack.pop(members.size * array.shape[1], frequencies, low, dtype)
-                array[members] = codes.reshape(members.size, -1)
+                array[members] = codes.reshape(members.size, array.shape[1])
         else:
             array = stack.pop(math.prod(shape), model.frequencies(), low, dtype)
         if not stack.is_empty():
@@ -97,16 +99,12 @@ class Ans:
 
 def _symbols(array: Int[np.ndarray, "..."]) -> tuple[Int[np.ndarray, "R C"], int]:
     """Count codes from their minimum; one line a row where rows may have models of their own, else one line."""
-    assert array.dtype.kind in "iu", f"only integers have an entropy model, got {array.dtype}"
+    assert array.dtype.name in CODE_DTYPES, f"an entropy model is for {', '.join(CODE_DTYPES)}, got {array.dtype}"
     low = int(array.min())
     span = int(array.max()) - low + 1
     assert span <= MAX_SYMBOLS, f"integers span {span} values, an entropy model has at most {MAX_SYMBOLS}"
-    lines = array.shape[0] if _has_rows(array.shape) else 1
+    lines = array.shape[0] if has_rows(array.shape) else 1
     return np.subtract(array, low, dtype=np.int64).astype(np.int32).reshape(lines, -1), low
-
-
-def _has_rows(shape: Shape) -> bool:
-    return len(shape) > 1 and MIN_ROW_CODES <= math.prod(shape[1:]) <= MAX_ROW_CODES
 
 
 class _Stack:
@@ -159,7 +157,7 @@ class Brotli:
         return _from_bytes(unbrotli(payload, max_bytes=_num_bytes(dtype, shape)), dtype, shape)
 
     def estimate(self, array: Shaped[np.ndarray, "..."]) -> int:
-        """Take the entropy of single bytes."""
+        """Price single bytes, blind to repetition."""
         return _byte_entropy(array)
 
 
@@ -186,9 +184,6 @@ def unbrotli(payload: bytes, *, max_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-_BROTLI_STEP = 1 << 16
-
-
 class Lzma:
     """Raw LZMA2, on the bytes of any array; the dictionary is as large as the array, up to 16 MiB."""
 
@@ -209,7 +204,7 @@ class Lzma:
         return _from_bytes(content, dtype, shape)
 
     def estimate(self, array: Shaped[np.ndarray, "..."]) -> int:
-        """Take the entropy of single bytes."""
+        """Price single bytes, blind to repetition."""
         return _byte_entropy(array)
 
     @staticmethod
@@ -247,9 +242,14 @@ def _from_bytes(content: bytes, dtype: np.dtype, shape: Shape) -> Shaped[np.ndar
 
 
 def _byte_entropy(array: Shaped[np.ndarray, "..."]) -> int:
-    counts = np.bincount(np.frombuffer(array.tobytes(), np.uint8))
-    used = counts[counts > 0]
-    return math.ceil(float(used @ -np.log2(used / array.nbytes)) / 8)
+    """Price single bytes at their entropy and half a byte for each value that occurs, one table for each byte plane."""
+    is_shuffled = array.dtype == np.uint8 and array.ndim == 2 and len(array) <= _MAX_PLANES
+    bits = 0.0
+    for plane in array if is_shuffled else [np.frombuffer(array.tobytes(), np.uint8)]:
+        counts = np.bincount(plane)
+        counts = counts[counts > 0]
+        bits += float(counts @ np.log2(plane.size / counts)) + 4 * len(counts)
+    return math.ceil(bits / 8)
 
 
 CODERS: dict[str, Coder] = {"ans": Ans(), "brotli": Brotli(), "lzma": Lzma(), "raw": Raw()}

@@ -5,7 +5,6 @@ choice depends neither on the order of summation nor on the number of threads.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,13 +23,14 @@ from nutshell.codec.models import (
     Support,
 )
 
-_COST_UNITS = 1 << 16  # times 24 bits and 2^28 codes stays below 2^53
-_MAX_ROW_TABLE = 1 << 24  # entries of the table of counts by row: 128 MB
+_COST_UNITS = 1 << 16  # times 24 bits and 2^30 codes stays below 2^53
+_MAX_COUNTS = 1 << 24  # entries of the table of counts by row: 128 MB
+_NEIGHBOURS = [(shape, tail) for shape in (-1, 0, 1) for tail in (-1, 0, 1) if (shape, tail) != (0, 0)]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A model, what coding with it costs, and, if rows differ, the class of each row."""
+    """A model, what coding with it costs (table included), and, if rows differ, the class of each row."""
 
     model: StaticModel
     bits: float
@@ -39,100 +39,95 @@ class Fit:
 
 def fit(symbols: Int[np.ndarray, "R C"], low: int) -> Fit:
     """Find the cheapest model; `symbols` are codes less `low`, their minimum."""
-    size = int(symbols.max()) + 1
-    support, num_rows = Support(low, size), len(symbols)
-    if num_rows > 1 and num_rows * size <= _MAX_ROW_TABLE:
-        row_starts = np.arange(num_rows)[:, None] * size
-        by_row = np.bincount((symbols + row_starts).ravel(), minlength=num_rows * size).reshape(num_rows, size)
-    else:
-        by_row = np.bincount(symbols.ravel(), minlength=size)[None]
-    counts = by_row.sum(axis=0)
-    bell = _fit_bell(counts, support)
+    support = Support(low, size=int(symbols.max()) + 1)
+    counts = _count(symbols, support.size)
+    total = counts.sum(axis=0, keepdims=True)
+    bell, [rung], cost = _fit_bell(total, support, step=1)
+    bell = StaticModel(support, replace(bell, rung=int(rung)))
+    histogram = StaticModel(support, Histogram.of(total[0]))
     fits = [
-        _total(StaticModel(support, Histogram.of(counts)), counts),
-        _total(StaticModel(support, bell), counts),
+        Fit(bell, _bits(bell, cost)),
+        Fit(histogram, _bits(histogram, float(total[0] @ _prices(histogram.frequencies())))),
     ]
-    if len(by_row) > 1:
-        fits.append(_fit_row_bells(by_row, support, bell))
+    if len(counts) > 1:
+        by_rows = _fit_rows(counts, support)
+        if by_rows.model.suits(symbols.shape):
+            fits.append(by_rows)
     return min(fits, key=lambda fit: fit.bits)
 
 
-def _costs(frequencies: Int[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
-    """Price every symbol, in whole 1/65536 bits."""
+def _fit_rows(counts: Float[np.ndarray, "R N"], support: Support) -> Fit:
+    bell, rungs, cost = _fit_bell(counts, support, step=RUNGS_PER_CLASS)
+    narrowest = int(rungs.min())
+    classes = (rungs - narrowest) // RUNGS_PER_CLASS
+    fitted = fit(classes[None], low=0)
+    model = StaticModel(support, RowBells(replace(bell, rung=narrowest), fitted.model))
+    table_twice = 8 * len(fitted.model.to_bytes())  # once in fitted.bits, once in the model's own table
+    return Fit(model, _bits(model, cost) + fitted.bits - table_twice, classes)
+
+
+def _count(symbols: Int[np.ndarray, "R C"], size: int) -> Float[np.ndarray, "R N"]:
+    """Count symbols by row, or all together where that table would be too large."""
+    if len(symbols) * size > _MAX_COUNTS:
+        symbols = symbols.reshape(1, -1)
+    places = symbols + size * np.arange(len(symbols))[:, None]
+    return np.bincount(places.ravel(), minlength=len(symbols) * size).reshape(-1, size).astype(np.float64)
+
+
+def _prices(frequencies: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return np.rint(_COST_UNITS * (PRECISION_BITS - np.log2(frequencies)))
 
 
-def _total(model: StaticModel, counts: Int[np.ndarray, " N"]) -> Fit:
-    """Add up table and codes for a model without rows."""
-    cost = counts @ _costs(model.frequencies())
-    return Fit(model, 8 * len(model.to_bytes()) + float(cost) / _COST_UNITS)
+def _bits(model: StaticModel, cost: float) -> float:
+    return 8 * len(model.to_bytes()) + cost / _COST_UNITS
 
 
-def _descend(start: Bell, steps: list[dict[str, int]], cost_of: Callable[[Bell], float]) -> Bell:
-    """Move to the cheapest neighbour until there is none cheaper."""
-    known: dict[Bell, float] = {}
+def _fit_bell(
+    counts: Float[np.ndarray, "R N"], support: Support, *, step: int
+) -> tuple[Bell, Int[np.ndarray, " R"], float]:
+    """Fit the centre by the mean, shape and tail by descent from a normal distribution, and the best rung for each row.
 
-    def price(bell: Bell) -> float:
-        if bell not in known:
-            valid = 1 <= bell.shape <= MAX_SHAPE and 0 <= bell.tail <= MAX_TAIL and 0 <= bell.rung < NUM_RUNGS
-            known[bell] = cost_of(bell) if valid else math.inf
-        return known[bell]
+    Returns:
+        The bell (its own rung means nothing), a rung for each row, all a multiple of `step` apart, and the cost.
+    """
+    totals = counts.sum(axis=0)
+    values = np.arange(support.low, support.low + support.size)
+    centre = round(4 * float(totals @ values) / float(totals.sum()))
+    deviations = np.sqrt(counts @ (values - centre / 4) ** 2 / counts.sum(axis=1))
+    near = [_rung_of(math.sqrt(2) * float(deviation)) for deviation in (deviations.min(), deviations.max())]
+    # Heavy tails want a bell narrower than their deviation says, flat codes a much wider one.
+    ladder = np.arange(max(near[0] - 24, 0), min(near[1] + 49, NUM_RUNGS), step)
 
-    best = start
+    known: dict[tuple[int, int], tuple[float, Int[np.ndarray, " R"]]] = {}
+
+    def price(form: tuple[int, int]) -> float:
+        if form not in known:
+            known[form] = _best_rungs(counts, _prices(Bell(centre, *form, rung=0).at_rungs(ladder, support)))
+        return known[form][0]
+
+    best = (8, 8)
     while True:
-        neighbours = [
-            replace(best, **{name: getattr(best, name) + step for name, step in move.items()}) for move in steps
-        ]
-        nearest = min(neighbours, key=price)
+        forms = [(best[0] + shape, best[1] + tail) for shape, tail in _NEIGHBOURS]
+        nearest = min((form for form in forms if 1 <= form[0] <= MAX_SHAPE and 0 <= form[1] <= MAX_TAIL), key=price)
         if price(nearest) >= price(best):
-            return best
+            cost, choice = known[best]
+            return Bell(centre, *best, rung=0), ladder[choice], cost
         best = nearest
 
 
-def _fit_bell(counts: Int[np.ndarray, " N"], support: Support) -> Bell:
-    """Fit the centre by the mean; shape, tail and rung by descent from the normal distribution of the same variance."""
-    total = int(counts.sum())
-    values = np.arange(support.low, support.low + support.size)
-    centre = round(4 * int(counts @ values) / total)
-    variance = float(counts @ (values - centre / 4) ** 2) / total
-    width = max(math.sqrt(2 * variance), 1 / 8)
-    rung = min(round(16 * math.log2(8 * width)), NUM_RUNGS - 1)
-    steps = [
-        {"shape": shape, "tail": tail, "rung": rung}
-        for shape in (0, -1, 1)
-        for tail in (0, -1, 1)
-        for rung in (0, -1, 1, -2, 2, -4, 4, -8, 8)
-    ]
-    return _descend(
-        Bell(centre, shape=8, tail=8, rung=rung),
-        steps,
-        lambda bell: float(counts @ _costs(bell.frequencies(support))),
-    )
+def _rung_of(width: float) -> int:
+    """Find the rung of about this width, in codes."""
+    return min(max(round(16 * math.log2(max(8 * width, 1))), 0), NUM_RUNGS - 1)
 
 
-def _fit_row_bells(by_row: Int[np.ndarray, "R N"], support: Support, start: Bell) -> Fit:
-    """Fit shape and tail, common to all rows, with the best rung for every row."""
-    counts = by_row.astype(np.float64)
-    steps = [{"shape": shape, "tail": tail} for shape in (0, -1, 1) for tail in (0, -1, 1)]
-    bell = _descend(start, steps, lambda bell: _assign(counts, support, bell)[1])
-    rungs, cost = _assign(counts, support, bell)
-    narrowest = int(rungs.min())
-    classes = (rungs - narrowest) // RUNGS_PER_CLASS
-    of_classes = fit(classes[None], low=0)
-    model = StaticModel(support, RowBells(replace(bell, rung=narrowest), of_classes.model))
-    # of_classes.bits counts its own table, which model.to_bytes() holds too.
-    bits = 8 * (len(model.to_bytes()) - len(of_classes.model.to_bytes())) + of_classes.bits + cost / _COST_UNITS
-    return Fit(model, bits, classes)
-
-
-def _assign(counts: Float[np.ndarray, "R N"], support: Support, bell: Bell) -> tuple[Int[np.ndarray, " R"], float]:
-    """Give every row the rung that codes it and its own number most cheaply; also the cost of the codes alone."""
-    ladder = np.arange(bell.rung % RUNGS_PER_CLASS, NUM_RUNGS, RUNGS_PER_CLASS)
-    prices = np.stack([_costs(replace(bell, rung=int(rung)).frequencies(support)) for rung in ladder], axis=1)
-    cost = counts @ prices  # R K
-    choice = np.argmin(cost, axis=1)
-    for _ in range(2):
-        used = np.bincount(choice, minlength=len(ladder))
-        surprise = np.rint(_COST_UNITS * -np.log2((used + 1 / 64) / len(choice)))
-        choice = np.argmin(cost + surprise, axis=1)
-    return ladder[choice], float(np.take_along_axis(cost, choice[:, None], axis=1).sum())
+def _best_rungs(
+    counts: Float[np.ndarray, "R N"], prices: Float[np.ndarray, "K N"]
+) -> tuple[float, Int[np.ndarray, " R"]]:
+    """Choose for each row the line of prices that makes it cheapest, the price of saying so included."""
+    costs = counts @ prices.T  # R K
+    choice = np.argmin(costs, axis=1)
+    for _ in range(2 if len(counts) > 1 else 0):
+        uses = np.bincount(choice, minlength=len(prices))
+        saying_so = np.rint(_COST_UNITS * np.log2(len(counts) / (uses + 1 / 64)))
+        choice = np.argmin(costs + saying_so, axis=1)
+    return float(np.take_along_axis(costs, choice[:, None], axis=1).sum()), choice

@@ -12,17 +12,20 @@ every row its own rung, a quarter octave apart, and models those rung numbers in
 `Histogram` stores a frequency for each symbol, for anything without such a shape.
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from jaxtyping import Int
 
+from nutshell.codec.transforms import Shape
 from nutshell.errors import ArtifactError
 
 PRECISION_BITS = 24
 MAX_SYMBOLS = 1 << 16
 MIN_ROW_CODES, MAX_ROW_CODES = 16, 1 << 20  # shorter rows cannot pay for a rung; longer ones need none
+MAX_ROW_TABLE = 4  # frequencies for each code that a model of rows may have: a payload cannot ask for endless tables
 NUM_RUNGS, RUNGS_PER_CLASS = 256, 4
 MAX_SHAPE, MAX_TAIL = 16, 20
 
@@ -96,11 +99,17 @@ class Support:
         return cls(low=reader.signed(), size=size)
 
 
-def normalised(weights: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-    """Scale non-negative weights (below 2^30) to frequencies of at least 1 that sum to 2^PRECISION_BITS."""
-    spare = (1 << PRECISION_BITS) - len(weights)
-    frequencies = weights * spare // weights.sum()
-    frequencies[np.argmax(frequencies)] += spare - frequencies.sum()
+def has_rows(shape: Shape) -> bool:
+    """Say whether an array of this shape has rows, along its first axis, of a length worth modelling."""
+    return len(shape) > 1 and MIN_ROW_CODES <= math.prod(shape[1:]) <= MAX_ROW_CODES
+
+
+def normalised(weights: Int[np.ndarray, "K N"]) -> Int[np.ndarray, "K N"]:
+    """Scale lines of weights (from 0 to 2^30) to frequencies of at least 1 that sum to 2^PRECISION_BITS."""
+    spare = (1 << PRECISION_BITS) - weights.shape[1]
+    frequencies = weights * spare // weights.sum(axis=1, keepdims=True)
+    lines = np.arange(len(weights))
+    frequencies[lines, np.argmax(frequencies, axis=1)] += spare - frequencies.sum(axis=1)
     return frequencies + 1
 
 
@@ -122,16 +131,20 @@ class Bell:
 
     def frequencies(self, support: Support) -> Int[np.ndarray, " N"]:
         """Evaluate at every symbol."""
-        width = (16 + self.rung % 16) * 2.0 ** (self.rung // 16) / 128
-        distance = np.abs(np.arange(support.low, support.low + support.size) - self.centre / 4) / width
-        quarter_root = np.sqrt(np.sqrt(distance))
-        power = np.ones(support.size)
+        return self.at_rungs(np.array([self.rung]), support)[0]
+
+    def at_rungs(self, rungs: Int[np.ndarray, " K"], support: Support) -> Int[np.ndarray, "K N"]:
+        """Evaluate at every symbol, once for each of several rungs in place of its own."""
+        widths = (16 + rungs % 16) * np.ldexp(1 / 128, rungs // 16)
+        distances = np.abs(np.arange(support.low, support.low + support.size) - self.centre / 4)
+        quarter_roots = np.sqrt(np.sqrt(distances / widths[:, None]))
+        powers = np.ones_like(quarter_roots)
         for _ in range(self.shape):
-            power = np.minimum(power * quarter_root, 2.0**30)
-        inverse = 1 + power / 2.0**self.tail
+            powers = np.minimum(powers * quarter_roots, 2.0**30)
+        inverses = 1 + powers / 2.0**self.tail
         for _ in range(self.tail):
-            inverse = np.minimum(inverse * inverse, 2.0**60)
-        return normalised(np.maximum(2.0**29 / inverse, 1).astype(np.int64))
+            inverses = np.minimum(inverses * inverses, 2.0**60)
+        return normalised(np.maximum(2.0**29 / inverses, 1).astype(np.int64))
 
     def to_bytes(self) -> bytes:
         """Write the table entry."""
@@ -167,7 +180,7 @@ class Histogram:
     def frequencies(self, support: Support) -> Int[np.ndarray, " N"]:
         """Expand the stored floats."""
         assert len(self.minifloats) == support.size
-        return normalised(_MINIFLOATS[np.frombuffer(self.minifloats, np.uint8)])
+        return normalised(_MINIFLOATS[np.frombuffer(self.minifloats, np.uint8)][None])[0]
 
     def to_bytes(self) -> bytes:
         """Write the table entry."""
@@ -194,10 +207,9 @@ class RowBells:
     bell: Bell
     classes: "StaticModel"
 
-    def by_class(self, support: Support) -> list[Int[np.ndarray, " N"]]:
+    def by_class(self, support: Support) -> Int[np.ndarray, "K N"]:
         """Evaluate the bell of each class."""
-        rungs = range(self.bell.rung, NUM_RUNGS, RUNGS_PER_CLASS)[: self.classes.support.size]
-        return [replace(self.bell, rung=rung).frequencies(support) for rung in rungs]
+        return self.bell.at_rungs(self.bell.rung + RUNGS_PER_CLASS * np.arange(self.classes.support.size), support)
 
     def to_bytes(self) -> bytes:
         """Write the table entry."""
@@ -219,6 +231,13 @@ class StaticModel:
 
     support: Support
     distribution: Histogram | Bell | RowBells
+
+    def suits(self, shape: Shape) -> bool:
+        """Say whether an array of this shape may have this model: a model of rows needs rows, and enough codes."""
+        if not isinstance(self.distribution, RowBells):
+            return True
+        num_frequencies = self.support.size * self.distribution.classes.support.size
+        return has_rows(shape) and num_frequencies <= MAX_ROW_TABLE * math.prod(shape)
 
     def frequencies(self) -> Int[np.ndarray, " N"]:
         """Evaluate at every symbol; a model of rows has no single answer."""

@@ -1,0 +1,31 @@
+import numpy as np
+import pytest
+
+import codec_arrays
+from nutshell.codec.chain import choose, decode, encode
+from nutshell.errors import ArtifactError
+
+
+@pytest.mark.parametrize("chain", [("zip",), ("shuffle",), ("ans", "shuffle"), ("zip", "ans"), ("raw", "raw")])
+def test_an_unknown_chain_is_refused_by_name(chain):
+    with pytest.raises(ArtifactError, match="this version has transforms shuffle, then one of ans, brotli, lzma, raw"):
+        decode(b"", chain, np.dtype(np.int8), (0,))
+
+
+def test_an_empty_array_takes_no_bytes_and_refuses_any():
+    for chain in (("ans",), ("shuffle", "brotli"), ("lzma",), ("raw",)):
+        assert encode(np.zeros((3, 0), np.int16), chain) == b""
+        with pytest.raises(ArtifactError, match="has 1 bytes, but must have none"):
+            decode(b"x", chain, np.dtype(np.int16), (3, 0))
+
+
+def test_codes_choose_entropy_coding_and_scales_a_shuffle():
+    chains = [("raw",), ("lzma",), ("shuffle", "brotli"), ("brotli",)]
+    assert choose(codec_arrays.one_bell(), [*chains, ("ans",)]) == ("ans",)
+    assert choose(np.tile(codec_arrays.scales(), 20) * np.arange(1, 1281, dtype=np.float16), chains) == chains[2]
+
+
+def test_bytes_are_little_endian_whatever_the_array_is():
+    codes = np.array([1, 256], ">u2")
+    assert encode(codes, ("raw",)) == bytes([1, 0, 0, 1])
+    assert encode(codes, ("shuffle", "raw")) == bytes([1, 0, 0, 1])

@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+import codec_arrays
+from nutshell.codec.chain import encode
+from nutshell.codec.transforms import TRANSFORMS, ByteShuffle
+
+
+def test_shuffle_groups_bytes_by_their_place():
+    shuffled = ByteShuffle().forward(np.array([0x0102, 0x0304, 0x0506], np.uint16))
+    assert shuffled.tolist() == [[2, 4, 6], [1, 3, 5]]
+
+
+def test_shuffle_pays_for_scales():
+    scales = np.concatenate([codec_arrays.scales() * factor for factor in (1, 1.1, 1.3)] * 4).astype(np.float16)
+    assert len(encode(scales, ("shuffle", "lzma"))) < len(encode(scales, ("lzma",)))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values())
+@pytest.mark.parametrize("array", codec_arrays.EVERY.values())
+def test_between_foretells_what_forward_makes(transform, array):
+    array = np.asarray(array, array.dtype.newbyteorder("<"))
+    changed = transform.forward(array)
+    assert (changed.dtype, changed.shape) == transform.between(array.dtype, array.shape)
+    assert transform.inverse(changed, array.dtype, array.shape).tobytes() == array.tobytes()
