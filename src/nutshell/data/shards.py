@@ -4,6 +4,7 @@ A shard is a header of 256 little-endian int32 (magic 20240520, version 1, numbe
 little-endian uint16. Every document starts with BOS. Source: llm.c and modded-nanogpt, whose exports the contest uses.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -82,7 +83,8 @@ class TokenStream:
         """Cut the stream at each BOS, which is left out; what precedes the first one counts as a document too."""
         pairs = zip(self._shards, self._starts, strict=False)
         starts = np.concatenate([np.flatnonzero(shard == bos_id) + start for shard, start in pairs]).tolist()
-        if not starts or starts[0] > 0:
-            yield self[0 : starts[0] if starts else len(self)]
-        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
+        edges = [*starts, len(self)]
+        if edges[0] > 0:
+            yield self[0 : edges[0]]
+        for start, stop in itertools.pairwise(edges):
             yield self[start + 1 : stop]

@@ -22,6 +22,7 @@ from nutshell.errors import DataError
 _UNTRAINABLE = re.compile("[\udc80-\udcff\0\u2581\u2585]+")
 # SentencePiece counts a sentence's characters in 16 bits, and drops newlines at its end.
 _SENTENCE_CHARS = 10_000
+_NUM_RESERVED = 3 + 256
 
 _SETTINGS = {
     "model_type": "bpe",
@@ -45,6 +46,8 @@ def train_tokenizer(documents: Iterable[bytes], *, vocab_size: int, sample_every
     Raises:
         DataError: the vocabulary is too small or too large for the text, or for a shard.
     """
+    if vocab_size <= _NUM_RESERVED:
+        raise DataError(f"vocab_size {vocab_size:,} is too small: control and byte tokens alone are {_NUM_RESERVED}")
     if vocab_size > MAX_VOCAB_SIZE:
         raise DataError(f"vocab_size {vocab_size:,} is too large: a token has 16 bits, so at most {MAX_VOCAB_SIZE:,}")
     sentences = (text for index, text in enumerate(_sentences(documents)) if index % sample_every == 0)
@@ -68,10 +71,14 @@ def _sentences(documents: Iterable[bytes]) -> Iterator[str]:
 def _explain(message: str, vocab_size: int) -> str:
     if needed := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return (
-            f"vocab_size {vocab_size:,} is too small: 3 control tokens, 256 bytes and the characters need {needed[1]}"
+            f"vocab_size {vocab_size:,} is too small: {_NUM_RESERVED} control and byte tokens and the characters of "
+            f"this text need {needed[1]}"
         )
     if limit := re.search(r"Please set it to a value <= (\d+)", message):
-        return f"vocab_size {vocab_size:,} is too large for this text, which supports {limit[1]}; use that or more text"
+        return (
+            f"vocab_size {vocab_size:,} is too large for this text, which supports {limit[1]}; "
+            "take that or give more text"
+        )
     if "!sentences_.empty()" in message:
         return "the tokenizer has no text to learn from; give documents that hold readable text"
     return f"the tokenizer cannot be trained on this text ({message})"
