@@ -66,4 +66,3 @@ def sha256_file(path: Path) -> str:
     """Hash a file without loading it whole; lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-

@@ -6,7 +6,16 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-RECORDED_PACKAGES = ("nutshell-lm", "torch", "numpy", "sentencepiece", "constriction", "brotli", "zstandard", "safetensors")
+RECORDED_PACKAGES = (
+    "nutshell-lm",
+    "torch",
+    "numpy",
+    "sentencepiece",
+    "constriction",
+    "brotli",
+    "zstandard",
+    "safetensors",
+)
 
 
 def versions() -> dict[str, str]:

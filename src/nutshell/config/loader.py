@@ -98,10 +98,14 @@ def _parse_value(text: str) -> Any:
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        under = merged.get(key)
+        if not isinstance(value, Mapping):
+            merged[key] = value
+            continue
         # A table that names another kind is another component: nothing of the one below it applies.
-        same_kind = isinstance(under, Mapping) and isinstance(value, Mapping) and value.get("kind") in (None, under.get("kind"))
-        merged[key] = _merge(under, value) if same_kind else (_merge({}, value) if isinstance(value, Mapping) else value)
+        under = merged.get(key)
+        if not isinstance(under, Mapping) or value.get("kind") not in (None, under.get("kind")):
+            under = {}
+        merged[key] = _merge(under, value)
     return merged
 
 

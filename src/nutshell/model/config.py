@@ -10,7 +10,7 @@ from nutshell.model.techniques import HeadConfig, InputConfig, LogitConfig, Modu
 from nutshell.nn.mlp import MLPConfig
 
 
-class DepthConfig(Config):
+class DepthConfig(Config, frozen=True):
     """The schedule in the notation of depth.py, and the rule or list of skips between its virtual layers."""
 
     schedule: str
@@ -28,14 +28,14 @@ class DepthConfig(Config):
         return DepthSchedule.parse(schedule, rule)
 
 
-class RotaryConfig(Config):
+class RotaryConfig(Config, frozen=True):
     """Base of the geometric frequencies, and how many channels of a head turn (absent: all)."""
 
     base: float = 10_000.0
     dims: int | None = None
 
 
-class ModelConfig(Config):
+class ModelConfig(Config, frozen=True):
     """A decoder with grouped-query attention and a tied embedding.
 
     `head_dim` defaults to model_dim / num_heads. `q_gain` is the initial factor on the RMS-normalised queries, learned
@@ -67,9 +67,13 @@ class ModelConfig(Config):
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim is None and self.model_dim % self.num_heads:
-            raise ValueError(f"model_dim {self.model_dim} must be a multiple of num_heads {self.num_heads}, or set head_dim")
+            raise ValueError(
+                f"model_dim {self.model_dim} must be a multiple of num_heads {self.num_heads}, or set head_dim"
+            )
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.dims.head_dim:
-            raise ValueError(f"rotary.dims must be even and at most head_dim {self.dims.head_dim}, got {self.rotary_dims}")
+            raise ValueError(
+                f"rotary.dims must be even and at most head_dim {self.dims.head_dim}, got {self.rotary_dims}"
+            )
 
     @property
     def dims(self) -> Dims:

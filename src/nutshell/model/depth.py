@@ -5,7 +5,7 @@ A schedule is written as block numbers and ranges, a group in parentheses repeat
     "0-2 (3-5)x3 6-10"    11 blocks, 17 virtual layers: 0 1 2 | 3 4 5 3 4 5 3 4 5 | 6 7 8 9 10
 
 One application of a block is a virtual layer. The `iteration` of a virtual layer counts how often its block ran before;
-(block, iteration) is its lasting name, since its index changes with the schedule. Skips are edges between virtual layers.
+(block, iteration) is its lasting name, since its index changes with the schedule. Skips are edges between such layers.
 """
 
 import re
@@ -65,7 +65,9 @@ class DepthSchedule:
         """
         blocks = _read_sequence(text)
         if sorted(set(blocks)) != list(range(max(blocks) + 1)):
-            raise RecipeError(f"schedule '{text}': blocks must be numbered 0 to P-1 without a gap, got {sorted(set(blocks))}")
+            raise RecipeError(
+                f"schedule '{text}': blocks must be numbered 0 to P-1 without a gap, got {sorted(set(blocks))}"
+            )
         seen: Counter[int] = Counter()
         visits = []
         for index, block in enumerate(blocks):
@@ -95,12 +97,14 @@ def _edges(num_layers: int, rule: SkipRule, text: str) -> list[tuple[int, int]]:
     if rule == "none":
         return []
     if rule == "mirror":
-        return [(num_layers - 1 - target, target) for target in range(num_layers) if target - (num_layers - 1 - target) > 1]
+        return [
+            (num_layers - 1 - target, target) for target in range(num_layers) if target - (num_layers - 1 - target) > 1
+        ]
     assert not isinstance(rule, str)
     for source, target in rule:
         if not 0 <= source < target - 1 or target >= num_layers:
             raise RecipeError(
-                f"skip [{source}, {target}] of schedule '{text}': needs 0 <= source < target - 1 and target < {num_layers}"
+                f"skip [{source}, {target}] of schedule '{text}': needs source < target - 1, target < {num_layers}"
             )
     if len(set(rule)) < len(rule):
         raise RecipeError(f"schedule '{text}': a skip is listed twice")

@@ -48,9 +48,9 @@ class LM(nn.Module):
     def init_weights(self, seed: int) -> None:
         """Draw the initial weights; everything not listed was filled with its constant when it was made.
 
-            embedding                      normal, std `embedding_std`
-            projections into a branch      orthogonal (q, k, v, up)
-            projections out of a branch    zero (out, down): every branch starts silent
+        embedding                      normal, std `embedding_std`
+        projections into a branch      orthogonal (q, k, v, up)
+        projections out of a branch    zero (out, down): every branch starts silent
         """
         generator = torch.Generator(device=self.embedding.device).manual_seed(seed)
         init.normal(self.embedding, self.config.embedding_std, generator)

@@ -13,7 +13,7 @@ from nutshell.config.struct import Config
 from nutshell.nn.projection import Projection
 
 
-class SquaredReluConfig(Config, tag="relu2"):
+class SquaredReluConfig(Config, frozen=True, tag="relu2"):
     """`relu(x)^2` between two projections of hidden width `mlp_dim`."""
 
     mlp_dim: int
@@ -22,7 +22,7 @@ class SquaredReluConfig(Config, tag="relu2"):
         return SquaredMLP(model_dim, self.mlp_dim, slope=0.0)
 
 
-class SquaredLeakyReluConfig(Config, tag="leaky_relu2"):
+class SquaredLeakyReluConfig(Config, frozen=True, tag="leaky_relu2"):
     """`leaky_relu(x)^2` between two projections of hidden width `mlp_dim`."""
 
     mlp_dim: int

@@ -3,7 +3,7 @@
 from nutshell.config.struct import Config
 
 
-class OptimConfig(Config):
+class OptimConfig(Config, frozen=True):
     """Learning rates by role, Muon's and AdamW's constants, and how both fade out.
 
     `matrix_*` steer Muon (role matrix), `embed_*` AdamW on embedding and head, `scalar_*` AdamW on gate, gain and scale.

@@ -66,8 +66,9 @@ class Muon:
             buffer.mul_(momentum).add_(grads)
             updates = orthogonalise(grads.add_(buffer, alpha=momentum), steps=self.steps, dtype=self.dtype)
             rows, cols = matrices[0].shape
-            torch._foreach_mul_(matrices, 1.0 - lr * self.weight_decay)
-            torch._foreach_add_(matrices, list(updates.unbind()), alpha=-lr * max(1.0, rows / cols) ** 0.5)
+            for matrix, update in zip(matrices, updates, strict=True):
+                matrix.mul_(1.0 - lr * self.weight_decay)
+                matrix.add_(update, alpha=-lr * max(1.0, rows / cols) ** 0.5)
 
     def state(self) -> dict[str, Tensor]:
         """Name the live momentum buffers, for a checkpoint to read or write in place."""

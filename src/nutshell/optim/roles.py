@@ -23,9 +23,7 @@ class Optimizers:
     """
 
     def __init__(self, table: ParamTable, config: OptimConfig, *, dtype: torch.dtype) -> None:
-        matrices, embeddings, scalars = (
-            table.with_role(*roles) for roles in (MATRIX_ROLES, EMBED_ROLES, SCALAR_ROLES)
-        )
+        matrices, embeddings, scalars = (table.with_role(*roles) for roles in (MATRIX_ROLES, EMBED_ROLES, SCALAR_ROLES))
         _assert_exact_cover(table, [*matrices, *embeddings, *scalars])
         self.config = config
         self.parameters = [row.value for row in table]
@@ -53,9 +51,7 @@ class Optimizers:
         if config.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)
         lr_scale = warmdown(progress, frac=config.warmdown_frac, floor=config.warmdown_floor)
-        momentum = ramp(
-            progress, start=config.momentum_start, stop=config.momentum, frac=config.momentum_warmup_frac
-        )
+        momentum = ramp(progress, start=config.momentum_start, stop=config.momentum, frac=config.momentum_warmup_frac)
         self._muon.step(lr_scale=lr_scale, momentum=momentum)
         for group in self._adamw.param_groups:
             group["lr"] = group["base_lr"] * lr_scale
@@ -71,8 +67,9 @@ class Optimizers:
     def state(self) -> dict[str, Tensor]:
         """Flatten the optimizer state to named tensors, for a checkpoint."""
         flat = {f"muon.{name}": buffer for name, buffer in self._muon.state().items()}
-        for value, entries in self._adamw.state.items():
-            flat |= {f"adamw.{self._names[value]}.{key}": tensor for key, tensor in entries.items()}
+        for value, name in self._names.items():
+            entries = self._adamw.state.get(value, {})
+            flat |= {f"adamw.{name}.{key}": tensor for key, tensor in entries.items()}
         return flat
 
     def load_state(self, flat: dict[str, Tensor]) -> None:
@@ -81,7 +78,9 @@ class Optimizers:
             buffer.copy_(flat[f"muon.{name}"])
         for value, name in self._names.items():
             prefix = f"adamw.{name}."
-            entries = {key.removeprefix(prefix): tensor.clone() for key, tensor in flat.items() if key.startswith(prefix)}
+            entries = {
+                key.removeprefix(prefix): tensor.clone() for key, tensor in flat.items() if key.startswith(prefix)
+            }
             if entries:
                 self._adamw.state[value] = entries
 

@@ -3,7 +3,7 @@
 from nutshell.config.struct import Config
 
 
-class ScoreConfig(Config):
+class ScoreConfig(Config, frozen=True):
     """Windows advance by `stride` targets; their length is the window the model was trained with."""
 
     stride: int
@@ -13,7 +13,7 @@ class ScoreConfig(Config):
             raise ValueError(f"stride must be at least 1, got {self.stride}")
 
 
-class ProveConfig(Config):
+class ProveConfig(Config, frozen=True):
     """How much of the validation text a run proves: whole documents, chosen by hash, of at most `max_tokens` in all."""
 
     documents: int

@@ -1,8 +1,7 @@
 """An exponential moving average of the weights, in fp32 whatever the compute precision.
 
-`a <- a + (1 - d) (w - a)` after every step, from the initial weights on. Early on the plain average would still remember
-the initial weights; as in Adam's second moment the effective decay is therefore min(d, (1 + n) / (10 + n)) after n steps
-(the warm-up of Polyak averages in TensorFlow's ExponentialMovingAverage).
+`a <- a + (1 - d) (w - a)` after every step, from the initial weights on. So that the average soon forgets those, the
+decay in force after n steps is min(d, (1 + n) / (10 + n)) (the warm-up of TensorFlow's ExponentialMovingAverage).
 """
 
 import torch
@@ -24,7 +23,8 @@ class Averaged:
     def update(self, num_steps: int) -> None:
         """Fold in the weights after step number `num_steps`, counted from 1."""
         decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
-        torch._foreach_lerp_(self._copies, self._live, 1.0 - decay)
+        for copy, live in zip(self._copies, self._live, strict=True):
+            copy.lerp_(live, 1.0 - decay)
 
     def state(self) -> dict[str, Tensor]:
         """Name the live averages, to read or to write in place."""

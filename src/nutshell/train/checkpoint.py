@@ -4,7 +4,7 @@ The file holds the weights, their average and the optimizer state in fp32 as the
 metadata. Batches are a pure function of (seed, step), so the step is the loader's whole state.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -35,7 +35,10 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Write atomically."""
-        metadata = {"identity": msgspec.json.encode(self.identity).decode(), "spent": msgspec.json.encode(asdict(self.spent)).decode()}
+        metadata = {
+            "identity": msgspec.json.encode(self.identity).decode(),
+            "spent": msgspec.json.encode(self.spent).decode(),
+        }
         write_bytes(path, safetensors.torch.save(self.tensors, metadata))
 
     @classmethod
@@ -51,7 +54,8 @@ class Checkpoint:
             spent = msgspec.json.decode(metadata["spent"], type=Spent)
         except (KeyError, msgspec.MsgspecError) as error:
             raise RunError(f"{path}: not a nutshell checkpoint ({error})") from error
-        for field, found, wanted in zip(Identity.__struct_fields__, msgspec.structs.astuple(identity), msgspec.structs.astuple(expected), strict=True):
+        for field in Identity.__struct_fields__:
+            found, wanted = getattr(identity, field), getattr(expected, field)
             if found != wanted:
                 raise RunError(f"{path}: belongs to another run, its {field} is {found}, this run's is {wanted}")
         return cls(identity, spent, tensors)

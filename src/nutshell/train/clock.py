@@ -4,8 +4,9 @@ Progress in [0, 1] is the only time that schedules see. The clock is injected, s
 """
 
 import time
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from nutshell.train.config import BudgetConfig
 
@@ -26,8 +27,7 @@ class WallClock:
         return time.perf_counter() - self._start
 
 
-@dataclass(slots=True)
-class Spent:
+class Spent(msgspec.Struct):
     """What a run has used so far."""
 
     steps: int = 0

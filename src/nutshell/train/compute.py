@@ -1,7 +1,7 @@
 """How this machine computes a training step: precision, attention, and what is compiled.
 
-On a CPU each block and the loss are compiled as regions of their own. All blocks then share one compiled region, so that
-a new schedule costs no compilation; compiling a whole schedule at once took three times as long and ran no faster.
+On a CPU each block and the loss are compiled as regions of their own. All blocks then share one compiled region, and a
+new schedule costs no compilation; compiling a whole schedule at once took three times as long and ran no faster.
 """
 
 import shutil

@@ -5,7 +5,7 @@ from typing import Literal
 from nutshell.config.struct import Config
 
 
-class BudgetConfig(Config):
+class BudgetConfig(Config, frozen=True):
     """When the run ends: exactly one of wall-clock seconds, optimizer steps, or training tokens."""
 
     seconds: float | None = None
@@ -20,18 +20,18 @@ class BudgetConfig(Config):
             raise ValueError(f"a budget must be positive, got {given[0]}")
 
 
-class PhaseConfig(Config):
+class PhaseConfig(Config, frozen=True):
     """Another depth schedule until a fraction of the budget; after the last phase the model's own schedule runs."""
 
     until: float
     schedule: str
 
 
-class TrainConfig(Config):
+class TrainConfig(Config, frozen=True):
     """Budget, batch, phases, averaging and precision.
 
-    `batch_size` sequences of `seq_len` tokens make a step. `ema_decay` averages the weights in fp32 after every step; the
-    average is what is packed. `compute_dtype` auto is bf16 where the processor has instructions for it, else fp32.
+    `batch_size` sequences of `seq_len` tokens make a step. `ema_decay` averages the weights in fp32 after every step;
+    the average is what is packed. `compute_dtype` auto is bf16 where the processor has instructions for it, else fp32.
     """
 
     budget: BudgetConfig

@@ -105,9 +105,7 @@ def _gradient_step(loss: TrainingLoss, batches: BatchSource, state: TrainState, 
     value.backward()
     nats = value.item()
     if not math.isfinite(nats):
-        raise RunError(
-            f"step {state.spent.steps + 1}: the loss is {nats}; lower the learning rates, or resume from the last checkpoint"
-        )
+        raise RunError(f"step {state.spent.steps + 1}: the loss is {nats}; lower the learning rates")
     return nats
 
 

@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 
 from nutshell.model.depth import DepthSchedule
-from nutshell.train.config import PhaseConfig
 
 
-def schedule_at(
-    progress: float, phases: Sequence[tuple[float, DepthSchedule]], final: DepthSchedule
-) -> DepthSchedule:
+def schedule_at(progress: float, phases: Sequence[tuple[float, DepthSchedule]], final: DepthSchedule) -> DepthSchedule:
     """Pick the first phase that has not ended, or the model's own schedule."""
     return next((schedule for until, schedule in phases if progress < until), final)

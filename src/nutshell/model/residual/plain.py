@@ -19,7 +19,7 @@ from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Branch, Dims
 
 
-class PlainConfig(Config, tag="plain"):
+class PlainConfig(Config, frozen=True, tag="plain"):
     """No settings."""
 
     def start(self, x: Float[Tensor, "B T D"]) -> "PlainState":

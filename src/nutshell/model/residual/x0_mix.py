@@ -1,7 +1,7 @@
 """x0 mix: every block first mixes the embedded input back in, and scales its two branches channel by channel.
 
 What:      u = m0 * x + m1 * x0;  h = u + a * attention(u);  y = h + b * mlp(h).
-Source:    modded-nanogpt (Jordan et al. 2024), as in openai/parameter-golf 1493; each part of shared/spec/sp8192-loop36.md 1.2.
+Source:    modded-nanogpt (Jordan et al. 2024), as in openai/parameter-golf 1493 (shared/spec/sp8192-loop36.md 1.2).
 Shapes:    m0, m1, a, b [D]; state (x, x0), each [B T D].
 Init:      m0 = a = b = 1, m1 = 0: the plain rule exactly.
 Cost:      4 D parameters a block, shared by its visits; no matrix products.
@@ -20,11 +20,12 @@ from nutshell.model.seams import Branch, Dims
 from nutshell.nn.params import filled
 
 
-class X0MixConfig(Config, tag="x0_mix"):
+class X0MixConfig(Config, frozen=True, tag="x0_mix"):
     """No settings."""
 
     def start(self, x: Float[Tensor, "B T D"]) -> "X0State":
-        return X0State(x, x)
+        # A copy, not an alias: compiled code would be specialised to the first block's x being x0.
+        return X0State(x, x.clone())
 
     def build(self, dims: Dims) -> "X0MixStep":
         return X0MixStep(dims)

@@ -17,7 +17,7 @@ from nutshell.model.seams import Dims, Stream
 from nutshell.nn.norms import rms_norm
 
 
-class EmbedNormConfig(Config, tag="embed_norm"):
+class EmbedNormConfig(Config, frozen=True, tag="embed_norm"):
     """No settings."""
 
     def build(self, dims: Dims) -> "EmbedNorm":

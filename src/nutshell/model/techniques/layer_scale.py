@@ -1,7 +1,7 @@
 """Layer scale: a branch's normalised input shrinks with the depth of its block.
 
 What:      h <- h / sqrt(block + 1), block counted from 0.
-Source:    openai/parameter-golf 1493 (`LN_SCALE`); shared/spec/sp8192-loop36.md 1.2. A revisited block keeps its factor.
+Source:    openai/parameter-golf 1493 (`LN_SCALE`); shared/spec/sp8192-loop36.md 1.2.
 Shapes:    h [B T D].
 Init:      no parameters. Identity for block 0 alone.
 Cost:      none.
@@ -17,7 +17,7 @@ from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Dims, Stream
 
 
-class LayerScaleConfig(Config, tag="layer_scale"):
+class LayerScaleConfig(Config, frozen=True, tag="layer_scale"):
     """No settings."""
 
     def build(self, dims: Dims) -> "LayerScale":

@@ -17,7 +17,7 @@ from nutshell.config.struct import Config
 from nutshell.model.seams import Dims, Stream
 
 
-class SoftcapConfig(Config, tag="softcap"):
+class SoftcapConfig(Config, frozen=True, tag="softcap"):
     """The bound on a logit's magnitude."""
 
     cap: float = 30.0

@@ -19,7 +19,7 @@ from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Dims, Stream
 
 
-class XSAConfig(Config, tag="xsa"):
+class XSAConfig(Config, frozen=True, tag="xsa"):
     """No settings."""
 
     def build(self, dims: Dims) -> "XSA":

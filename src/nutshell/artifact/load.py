@@ -1,0 +1,96 @@
+"""Bytes to a model that scores and generates; nothing outside the artifact is read."""
+
+import tomllib
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from nutshell.artifact.container import Container, unpack_container
+from nutshell.codec.planes import CodePlanes
+from nutshell.data.tokenizer import Tokenizer
+from nutshell.errors import ArtifactError, NutshellError
+from nutshell.model.config import ModelConfig
+from nutshell.model.depth import DepthSchedule
+from nutshell.model.lm import LM
+from nutshell.nn.params import ParamRow, ParamTable
+from nutshell.quant.rtn import METHOD, dequantize
+
+
+class _TrainPart(msgspec.Struct):
+    seq_len: int
+
+
+class _ScorePart(msgspec.Struct):
+    stride: int
+
+
+class _RecipePart(msgspec.Struct):
+    """What loading needs of the recipe; the rest is evidence, not instruction."""
+
+    model: ModelConfig
+    train: _TrainPart
+    score: _ScorePart
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model as the artifact says it is; `context` and `stride` are the windows it was made to be scored with."""
+
+    model: LM
+    schedule: DepthSchedule
+    tokenizer: Tokenizer
+    context: int
+    stride: int
+    recipe: str
+
+
+def load(content: bytes, *, where: str = "artifact") -> Loaded:
+    """Build the model, fill in its weights, and check that nothing is missing or left over.
+
+    Raises:
+        ArtifactError: damaged, of another version, or not an artifact of this recipe.
+    """
+    container = unpack_container(content, where=where)
+    try:
+        return _load(container)
+    except ArtifactError as error:
+        raise ArtifactError(f"{where}: {error}") from error
+
+
+def _load(container: Container) -> Loaded:
+    recipe_text = container.section("recipe", "recipe").decode().tobytes().decode("utf-8", errors="replace")
+    try:
+        recipe = msgspec.convert(tomllib.loads(recipe_text), _RecipePart)
+        tokenizer = Tokenizer(container.section("tokenizer", "tokenizer").decode().tobytes())
+        schedule = recipe.model.depth.parse()
+    except (msgspec.ValidationError, NutshellError, tomllib.TOMLDecodeError) as error:
+        raise ArtifactError(f"its recipe or tokenizer cannot be used ({error})") from error
+    if tokenizer.vocab_size != recipe.model.vocab_size:
+        raise ArtifactError(f"its tokenizer has {tokenizer.vocab_size} tokens, its recipe {recipe.model.vocab_size}")
+    with torch.device("meta"):
+        model = LM(recipe.model, [schedule])
+    used = {("recipe", "recipe"), ("tokenizer", "tokenizer")}
+    weights = {}
+    for row in ParamTable.of(model):
+        weights[row.name], keys = _read_weight(container, row)
+        used |= keys
+    if left_over := sorted(set(container.sections) - used):
+        raise ArtifactError(f"section '{left_over[0][0]}' ({left_over[0][1]}) belongs to no weight of its recipe")
+    model.load_state_dict(weights, assign=True)
+    model.requires_grad_(requires_grad=False)
+    return Loaded(model.eval(), schedule, tokenizer, recipe.train.seq_len, recipe.score.stride, recipe_text)
+
+
+def _read_weight(container: Container, row: ParamRow) -> tuple[torch.Tensor, set[tuple[str, str]]]:
+    if (row.name, "float") in container.sections:
+        keys = {(row.name, "float")}
+        value = torch.from_numpy(container.section(row.name, "float").decode()).float()
+    else:
+        keys = {(row.name, "codes"), (row.name, "scale")}
+        codes = container.section(row.name, "codes").decode()
+        scale = container.section(row.name, "scale").decode()
+        value = dequantize(CodePlanes(codes=codes, sides={"scale": scale}, spec={"method": METHOD}))
+    if tuple(value.shape) != row.shape:
+        raise ArtifactError(f"weight '{row.name}' has shape {list(value.shape)}, its recipe says {list(row.shape)}")
+    return value, keys

@@ -1,0 +1,98 @@
+"""Weights, tokenizer and recipe to the bytes of an artifact, at one precision.
+
+The artifact alone can score and generate: the resolved recipe says how to build the model, the tokenizer how to read
+text, and every weight is a section named as in the model.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from nutshell import __version__
+from nutshell.artifact.config import PackConfig
+from nutshell.artifact.container import Container, Section, pack_container, unpack_container
+from nutshell.codec import chain as codec
+from nutshell.codec.planes import CodePlanes
+from nutshell.nn.params import ParamTable, Role
+from nutshell.quant.config import RtnConfig
+from nutshell.quant.rtn import quantize_fixed, quantize_rate
+
+CODE_CHAINS = (("ans",), ("brotli",))
+SIDE_CHAINS = (("shuffle", "ans"), ("shuffle", "brotli"), ("raw",))
+BYTES_CHAINS = (("lzma",), ("brotli",))
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What goes into an artifact.
+
+    Attributes:
+        weights: the final weights by parameter name, fp32.
+        roles: the role of each parameter that the final schedule uses.
+        recipe: the resolved recipe as TOML.
+        tokenizer: the tokenizer's model file.
+    """
+
+    weights: Mapping[str, Tensor]
+    roles: Mapping[str, Role]
+    recipe: str
+    tokenizer: bytes
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], table: ParamTable, *, recipe: str, tokenizer: bytes) -> "Contents":
+        """Take from `weights` what a model's table names; the rest served schedules that are not shipped."""
+        roles: dict[str, Role] = {row.name: row.role for row in table}
+        return cls({name: weights[name] for name in roles}, roles, recipe, tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """An artifact, as bytes and as its parts."""
+
+    content: bytes
+    container: Container
+    rate_bits: float | None  # the fitted precision, where a rule left it open
+
+
+def is_fitted(config: PackConfig) -> bool:
+    """Say whether a rule leaves its precision to the budget."""
+    return any(rule.bits is None for rule in config.rules)
+
+
+def pack(contents: Contents, config: PackConfig, *, rate_bits: float | None) -> Packed:
+    """Quantize, code and wrap; `rate_bits` is the precision of the rules that do not fix theirs."""
+    sections = [*_frame_sections(contents), *_weight_sections(contents, config.rules, rate_bits)]
+    content = pack_container(sections, {"producer": f"nutshell {__version__}"})
+    return Packed(content, unpack_container(content), rate_bits)
+
+
+def quantize(weight: Tensor, rule: RtnConfig, rate_bits: float | None) -> CodePlanes:
+    """Apply a rule to one matrix."""
+    if rule.bits is not None:
+        return quantize_fixed(weight, bits=rule.bits, clip_sigmas=rule.clip_sigmas)
+    assert rate_bits is not None, "a rule without bits needs a fitted rate"
+    return quantize_rate(weight, rate_bits=rate_bits + rule.extra_bits)
+
+
+def _frame_sections(contents: Contents) -> Iterable[Section]:
+    for name, content in (("recipe", contents.recipe.encode()), ("tokenizer", contents.tokenizer)):
+        yield _smallest(name, name, np.frombuffer(content, np.uint8), BYTES_CHAINS)
+
+
+def _weight_sections(contents: Contents, rules: Iterable[RtnConfig], rate_bits: float | None) -> Iterable[Section]:
+    by_role = {role: rule for rule in rules for role in rule.roles}
+    for name, weight in contents.weights.items():
+        rule = by_role.get(contents.roles[name])
+        if rule is None:
+            yield _smallest(name, "float", weight.half().numpy(), SIDE_CHAINS)
+            continue
+        planes = quantize(weight, rule, rate_bits)
+        yield _smallest(name, "codes", planes.codes, CODE_CHAINS)
+        for side, array in planes.sides.items():
+            yield _smallest(name, side, array, SIDE_CHAINS)
+
+
+def _smallest(name: str, kind: str, array: np.ndarray, chains: tuple[codec.Chain, ...]) -> Section:
+    return Section.encode(name, kind, array=array, chain=codec.choose(array, chains))

@@ -1,0 +1,61 @@
+"""The `nutshell` command: names of the verbs, and what an error looks like. The verbs themselves are in verbs.py.
+
+A verb's module is imported when the verb runs, since torch takes seconds to import and help should not wait for it.
+"""
+
+import sys
+
+from cyclopts import App, CycloptsError
+
+from nutshell import __version__
+from nutshell.errors import NutshellError
+
+# The shell's conventions: a command that was asked wrongly, and one ended by Ctrl-C.
+USAGE, INTERRUPTED = 2, 130
+
+VERBS = {
+    "demo": "Run the main job on the bundled text: data, training, artifact, score, proof, report.",
+    "run": "Run a recipe on a data set: train, pack, score, prove, report.",
+    "train": "Train a recipe.",
+    "pack": "Pack a trained run into an artifact under a byte budget.",
+    "score": "Score an artifact on a data set's validation text.",
+    "prove": "Prove a sample of a score: compress documents with the artifact and get them back.",
+    "sample": "Write text with an artifact.",
+    "report": "Write the report of a run again, from its stored files.",
+    "recipes": "List the installed recipes.",
+    "describe": "Show what a recipe is: virtual layers, parameters, FLOPs, predicted bytes.",
+}
+DATA_VERBS = {
+    "build": "Turn text into a data set: documents, split, tokenizer, shards.",
+}
+
+app = App(
+    name="nutshell",
+    version=__version__,
+    help="Train, compress and score the best language model that fits in a given number of bytes.",
+)
+for verb, summary in VERBS.items():
+    app.command(f"nutshell.verbs:{verb}", name=verb, help=summary)
+data_app = App(name="data", help="Build data sets.")
+for verb, summary in DATA_VERBS.items():
+    data_app.command(f"nutshell.verbs:data_{verb}", name=verb, help=summary)
+app.command(data_app)
+
+
+def main() -> None:
+    """Run the command. What a user caused is one line and status 1 (2 for usage); what a user stopped is status 130."""
+    try:
+        app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _fail(f"{error} (see nutshell --help)", USAGE)
+    except KeyboardInterrupt as interruption:
+        _fail(str(interruption) or "stopped", INTERRUPTED)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except NutshellError as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"nutshell: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

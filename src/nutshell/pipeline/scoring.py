@@ -1,0 +1,89 @@
+"""The scoring stages: artifact bytes to a score, a proof of it, or text. None of them has met the trainer."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from nutshell.artifact.predictor import ModelPredictor, ModelStepper
+from nutshell.errors import ArtifactError
+from nutshell.files import sha256_bytes
+from nutshell.machine import num_cores, processor, versions
+from nutshell.pipeline import store
+from nutshell.score.compressors import compress_all
+from nutshell.score.config import ProveConfig
+from nutshell.score.frozen import score_documents
+from nutshell.score.generate import generate
+from nutshell.score.ledger import Score
+from nutshell.score.predictor import Progress
+from nutshell.score.prove import prove
+from nutshell.score.windows import WindowPlan
+
+
+def score_artifact(artifact: Path, data_dir: Path, *, stride: int | None, progress: Progress) -> dict[str, Any]:
+    """Score the whole validation text in sliding windows, with the disjoint score and the compressors' beside it.
+
+    The stride is that of the artifact's own recipe unless given.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(num_cores())
+    content, loaded = store.open_artifact(artifact)
+    dataset, documents = store.open_documents(data_dir, loaded)
+    predictor = ModelPredictor(loaded)
+    sliding, disjoint = (
+        score_documents(predictor, documents, WindowPlan(context=loaded.context, stride=step), progress=progress)
+        for step in (stride or loaded.stride, loaded.context)
+    )
+    return {
+        **msgspec.to_builtins(sliding),
+        "disjoint_bpb": disjoint.bpb,
+        "compressors": compress_all(documents.text()),
+        "artifact_bytes": len(content),
+        "artifact_sha256": sha256_bytes(content),
+        "data_digest": dataset.digest,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def prove_artifact(
+    artifact: Path, data_dir: Path, config: ProveConfig, *, claim: Mapping[str, Any] | None, progress: Progress
+) -> tuple[bytes, dict[str, Any]]:
+    """Encode a sample of documents with the artifact, decode it again, and compare with what the score claims.
+
+    `claim` is the result of `score_artifact`; without it, the sample is scored here. Returns bitstream and receipt.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(num_cores())
+    content, loaded = store.open_artifact(artifact)
+    _, documents = store.open_documents(data_dir, loaded)
+    sample = documents.sample(num_documents=config.documents, max_tokens=config.max_tokens)
+    if claim is None:
+        plan = WindowPlan(context=loaded.context, stride=loaded.stride)
+        score = score_documents(ModelPredictor(loaded), sample, plan)
+    elif claim.get("artifact_sha256") != sha256_bytes(content):
+        raise ArtifactError(f"{artifact}: the score to prove is that of another artifact; score this one first")
+    else:
+        score = msgspec.convert(claim, Score)
+    environment = {"processor": processor(), "threads": str(torch.get_num_threads()), **versions()}
+    bitstream, receipt = prove(ModelStepper(loaded), sample, score, environment=environment, progress=progress)
+    facts = {"artifact_sha256": sha256_bytes(content), "seconds": time.perf_counter() - start}
+    return bitstream, {**msgspec.to_builtins(receipt), **facts}
+
+
+def sample_text(artifact: Path, prompt: str, *, max_tokens: int, temperature: float, seed: int) -> str:
+    """Continue a prompt with the artifact's model; bytes that are not UTF-8 show as a replacement character."""
+    torch.set_num_threads(num_cores())
+    _, loaded = store.open_artifact(artifact)
+    tokenizer = loaded.tokenizer
+    tokens = generate(
+        ModelStepper(loaded),
+        tokenizer.encode(prompt.encode()),
+        bos_id=tokenizer.bos_id,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    return tokenizer.decode(tokens).decode("utf-8", errors="replace")

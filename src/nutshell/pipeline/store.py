@@ -1,0 +1,82 @@
+"""The files of a run directory: their names, and reading them back, with one clear line when that fails."""
+
+from pathlib import Path
+from typing import Any
+
+from nutshell.artifact.load import Loaded, load
+from nutshell.config.loader import decode, read_table
+from nutshell.data.dataset import Dataset
+from nutshell.errors import ArtifactError, RunError
+from nutshell.files import read_json
+from nutshell.recipe import Recipe
+from nutshell.score.text import Documents
+
+RECIPE = "recipe.toml"
+DESCRIPTION = "describe.json"
+METRICS = "metrics.jsonl"
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+TOKENIZER = "tokenizer.model"
+RECEIPT = "run.json"
+ARTIFACT = "model.nut"
+LEDGER = "pack.json"
+SCORE = "score.json"
+PROOF = "proof.json"
+BITSTREAM = "proof.nsp"
+SUMMARY = "summary.json"
+DATA_TIMING = "build.json"
+
+
+def read_stage(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Read what a stage wrote.
+
+    Raises:
+        RunError: the stage has not run here, or its file is damaged; `remedy` says what to do.
+    """
+    try:
+        result = read_json(path)
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: there is no such file; {remedy}") from error
+    except ValueError as error:
+        raise RunError(f"{error}; {remedy}") from error
+    if not isinstance(result, dict):
+        raise RunError(f"{path}: not a stage's result; {remedy}")
+    return result
+
+
+def read_recipe(run_dir: Path) -> Recipe:
+    """Read the resolved recipe of a run."""
+    path = run_dir / RECIPE
+    return decode(read_table(path), Recipe, where=str(path))
+
+
+def read_artifact(path: Path) -> bytes:
+    """Read an artifact's bytes.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot read the artifact ({error.strerror})") from error
+
+
+def open_artifact(path: Path) -> tuple[bytes, Loaded]:
+    """Read an artifact and build its model."""
+    content = read_artifact(path)
+    return content, load(content, where=str(path))
+
+
+def open_documents(data_dir: Path, loaded: Loaded) -> tuple[Dataset, Documents]:
+    """Open the validation text of a data set as documents for an artifact's model.
+
+    Raises:
+        ArtifactError: the shards were made with another tokenizer than the artifact's.
+    """
+    dataset = Dataset.open(data_dir)
+    if dataset.tokenizer.sha256 != loaded.tokenizer.sha256:
+        raise ArtifactError(
+            f"{data_dir}: its shards are not of the artifact's tokenizer; give the data it was trained on"
+        )
+    return dataset, Documents.of_text(list(dataset.val_documents()), loaded.tokenizer, dataset.val_bytes)

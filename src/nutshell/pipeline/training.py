@@ -1,0 +1,184 @@
+"""The training stage: a recipe and a data set to weights and a receipt."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+import msgspec
+import safetensors.torch
+import torch
+
+from nutshell.artifact.estimate import predict_bytes
+from nutshell.data.batches import Batches
+from nutshell.data.dataset import Dataset
+from nutshell.errors import DataError, RunError
+from nutshell.files import sha256_file, write_bytes, write_json
+from nutshell.machine import num_cores, processor, versions
+from nutshell.model.lm import LM
+from nutshell.nn.params import ParamTable
+from nutshell.pipeline import store
+from nutshell.pipeline.describe import describe
+from nutshell.recipe import Resolved
+from nutshell.train.checkpoint import Checkpoint, Identity
+from nutshell.train.compute import Compute, TrainingLoss
+from nutshell.train.loop import OnRow, Plan, prepare, train
+from nutshell.train.state import TrainState
+from nutshell.units import bits_per_byte
+
+
+class Training:
+    """One training in one run directory.
+
+    Args:
+        resolved: the recipe.
+        dataset: its data.
+        run_dir: where everything goes; made if missing.
+        seed: of initial weights and data order.
+
+    Raises:
+        DataError: the data's vocabulary is not the recipe's.
+    """
+
+    def __init__(self, resolved: Resolved, dataset: Dataset, run_dir: Path, *, seed: int) -> None:
+        vocab_size = resolved.recipe.model.vocab_size
+        if dataset.tokenizer.vocab_size != vocab_size:
+            raise DataError(
+                f"{dataset.folder}: its tokenizer has {dataset.tokenizer.vocab_size} tokens, the recipe {vocab_size}; "
+                f"build the data with --vocab {vocab_size}"
+            )
+        self._resolved, self._dataset, self.run_dir = resolved, dataset, run_dir
+        self._identity = Identity(recipe_digest=resolved.digest, data_digest=dataset.digest, seed=seed)
+
+    def is_done(self) -> bool:
+        """Say whether this very training has ended here.
+
+        Raises:
+            RunError: the directory holds another run.
+        """
+        path = self.run_dir / store.RECEIPT
+        if not path.exists():
+            return False
+        receipt = store.read_stage(path, remedy="delete it and train again")
+        if differing := [
+            name for name, value in msgspec.to_builtins(self._identity).items() if receipt.get(name) != value
+        ]:
+            raise RunError(f"{self.run_dir}: holds another run (its {differing[0]} differs); choose another --out")
+        return True
+
+    def run(self, *, resume: bool, on_row: OnRow, on_prepared: Callable[[float], None]) -> dict[str, Any]:
+        """Train until the budget is spent; write weights and receipt, and return the receipt.
+
+        Raises:
+            RunError: a checkpoint is there and `resume` is not set, or the other way round; or training went wrong.
+            Interrupted: Ctrl-C; a checkpoint is written.
+        """
+        recipe, run_dir = self._resolved.recipe, self.run_dir
+        plan = Plan(
+            config=recipe.train,
+            phases=recipe.phases,
+            final=recipe.final_schedule,
+            checkpoint_path=run_dir / store.CHECKPOINT,
+            identity=self._identity,
+        )
+        checkpoint = self._find_checkpoint(plan.checkpoint_path, resume=resume)
+        batches = Batches(
+            self._dataset.train,
+            batch_size=recipe.train.batch_size,
+            seq_len=recipe.train.seq_len,
+            seed=self._identity.seed,
+        )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_bytes(run_dir / store.RECIPE, self._resolved.toml().encode())
+        write_bytes(run_dir / store.TOKENIZER, self._dataset.tokenizer.model_bytes)
+        write_json(run_dir / store.DESCRIPTION, describe(self._resolved))
+
+        torch.use_deterministic_algorithms(mode=True)
+        torch.set_num_threads(num_cores())
+        model = LM(recipe.model, recipe.schedules)
+        model.init_weights(self._identity.seed)
+        compute = Compute.choose(recipe.train)
+        loss = TrainingLoss(model, compute)
+        state = TrainState(model, recipe.train, recipe.optim, dtype=compute.dtype)
+        prepare_seconds = prepare(plan, loss, recipe.model.vocab_size)
+        state.optimizers.clear()
+        if checkpoint:
+            state.restore(checkpoint)
+        on_prepared(prepare_seconds)
+        bytes_per_token = self._dataset.train_bytes_per_token
+        with MetricsLog(run_dir / store.METRICS, bytes_per_token, num_done=state.spent.steps) as log:
+            train(plan, state, loss, batches, lambda row: on_row(log.write(row)))
+
+        weights = {name: value.contiguous() for name, value in state.final_weights().items()}
+        write_bytes(run_dir / store.WEIGHTS, safetensors.torch.save(weights))
+        receipt = self._receipt(state, compute, prepare_seconds)
+        write_json(run_dir / store.RECEIPT, receipt)
+        plan.checkpoint_path.unlink()
+        return receipt
+
+    def predicted_bytes(self) -> int:
+        """Predict the artifact's size from the recipe alone."""
+        return predict_bytes(self._resolved.recipe.model, self._resolved.recipe.pack)
+
+    def _find_checkpoint(self, path: Path, *, resume: bool) -> Checkpoint | None:
+        if resume:
+            return Checkpoint.read(path, self._identity)
+        if path.exists():
+            raise RunError(f"{path}: an unfinished run is here; continue it with --resume, or choose another --out")
+        return None
+
+    def _receipt(self, state: TrainState, compute: Compute, prepare_seconds: float) -> dict[str, Any]:
+        return {
+            "name": self._resolved.name,
+            **msgspec.to_builtins(self._identity),
+            "overrides": self._resolved.overrides,
+            "tokenizer_sha256": self._dataset.tokenizer.sha256,
+            "weights_sha256": sha256_file(self.run_dir / store.WEIGHTS),
+            "num_params": ParamTable.of(state.model).count(),
+            "steps": state.spent.steps,
+            "tokens": state.spent.tokens,
+            "seconds": {"compile": prepare_seconds, "train": state.spent.seconds},
+            "device": "cpu",
+            "processor": processor(),
+            "versions": versions(),
+            **compute.facts(),
+        }
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one row a step, flushed as it comes; rows that a resumed run will write again are dropped.
+
+    Args:
+        path: the file.
+        bytes_per_token: of the training text, for the estimate of bits per byte.
+        num_done: steps that the resumed checkpoint has behind it; 0 for a new run.
+    """
+
+    def __init__(self, path: Path, bytes_per_token: float, *, num_done: int) -> None:
+        self._path, self._bytes_per_token = path, bytes_per_token
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= num_done] if num_done else []
+        write_bytes(path, "".join(kept).encode())
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file
+        self._file.close()
+
+    def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Add the bits-per-byte estimate to a row, append it, and return it."""
+        assert self._file
+        extended = {**row, "bpb": bits_per_byte(row["loss"], 1) / self._bytes_per_token}
+        self._file.write(json.dumps(extended) + "\n")
+        self._file.flush()
+        return extended
+
+
+def _lines(path: Path) -> list[str]:
+    """Read whole lines; one that a crash cut short is not a row."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]

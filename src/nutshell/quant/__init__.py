@@ -1,0 +1,1 @@
+"""Weights to integer codes and back: what is lost is decided here and nowhere else."""

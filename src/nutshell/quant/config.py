@@ -1,0 +1,34 @@
+"""What a recipe says about quantization: which roles, on which grid, with which step."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from nutshell.config.struct import Config
+from nutshell.nn.params import Role
+
+MIN_BITS, MAX_BITS = 2, 8
+
+Bits = Annotated[int, Meta(ge=MIN_BITS, le=MAX_BITS)]
+
+
+class RtnConfig(Config, frozen=True, tag="rtn"):
+    """Round to nearest, one scale a row.
+
+    With `bits` the grid is fixed: codes of that width, with the row's largest magnitude (or `clip_sigmas` standard
+    deviations of the row, if given) at its end. Without, the step is chosen so that the artifact meets its byte budget;
+    `extra_bits` shifts these roles against the others, in coded bits a weight.
+    """
+
+    roles: tuple[Role, ...]
+    bits: Bits | None = None
+    clip_sigmas: float | None = None
+    extra_bits: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.clip_sigmas is not None and self.clip_sigmas <= 0:
+            raise ValueError(f"clip_sigmas must be positive, got {self.clip_sigmas}")
+        if self.bits is None and self.clip_sigmas is not None:
+            raise ValueError("clip_sigmas has no effect without bits; leave it out")
+        if self.bits is not None and self.extra_bits:
+            raise ValueError("extra_bits has no effect with fixed bits; leave it out")

@@ -1,0 +1,103 @@
+"""A recipe: a complete, named run as one file. Each component receives only its own table; the pipeline sees all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nutshell.artifact.config import PackConfig
+from nutshell.config.digest import digest
+from nutshell.config.loader import apply_overrides, decode, read_table, to_toml
+from nutshell.config.struct import Config
+from nutshell.errors import RecipeError
+from nutshell.model.config import ModelConfig
+from nutshell.model.depth import DepthSchedule
+from nutshell.optim.config import OptimConfig
+from nutshell.score.config import ProveConfig, ScoreConfig
+from nutshell.train.config import TrainConfig
+
+
+class Recipe(Config, frozen=True):
+    """What to train, how, and what to do with it; `about` is the recipe's claim. Without `prove`, nothing is proved."""
+
+    about: str
+    model: ModelConfig
+    train: TrainConfig
+    pack: PackConfig
+    score: ScoreConfig
+    optim: OptimConfig = OptimConfig()
+    prove: ProveConfig | None = None
+
+    def __post_init__(self) -> None:
+        num_blocks = self.model.dims.num_blocks
+        for schedule in self.schedules:
+            if schedule.num_blocks > num_blocks:
+                raise ValueError(
+                    f"train.phases: '{schedule.text}' runs {schedule.num_blocks} blocks, the model has {num_blocks}"
+                )
+        if self.score.stride > self.train.seq_len:
+            raise ValueError(f"score.stride {self.score.stride} is longer than train.seq_len {self.train.seq_len}")
+
+    @property
+    def final_schedule(self) -> DepthSchedule:
+        """The schedule that is packed and scored."""
+        return self.model.depth.parse()
+
+    @property
+    def phases(self) -> tuple[tuple[float, DepthSchedule], ...]:
+        """The schedules that run before the final one, each with the progress at which it ends."""
+        return tuple((phase.until, self.model.depth.variant(phase.schedule)) for phase in self.train.phases)
+
+    @property
+    def schedules(self) -> tuple[DepthSchedule, ...]:
+        """Every schedule of the run, each once."""
+        return tuple(dict.fromkeys([*(schedule for _, schedule in self.phases), self.final_schedule]))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A recipe as it will run: base merged, overrides applied and recorded."""
+
+    name: str
+    recipe: Recipe
+    overrides: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return digest(self.recipe)
+
+    def toml(self) -> str:
+        """Write the resolved recipe out, defaults included."""
+        return to_toml(self.recipe)
+
+
+def resolve(name_or_path: str, overrides: Sequence[str] = ()) -> Resolved:
+    """Read a recipe by path, or an installed one by name.
+
+    Raises:
+        RecipeError: there is no such recipe, or it does not decode.
+    """
+    path = _find(name_or_path)
+    table, recorded = apply_overrides(read_table(path), overrides)
+    return Resolved(path.stem, decode(table, Recipe, where=str(path)), recorded)
+
+
+def installed_recipes() -> list[tuple[str, str]]:
+    """List the recipes of the package: names and the claims they open with."""
+    return [(path.stem, str(read_table(path).get("about", ""))) for path in sorted(_folder().glob("*.toml"))]
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    installed = _folder() / f"{name_or_path}.toml"
+    if not installed.is_file():
+        names = ", ".join(name for name, _ in installed_recipes())
+        raise RecipeError(f"no recipe '{name_or_path}'; installed: {names}; or give the path of a .toml file")
+    return installed
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("nutshell") / "recipes"))

@@ -1,0 +1,255 @@
+"""What each verb of the command does: open what it names, run a stage, show the result."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import Parameter
+from rich.text import Text
+
+from nutshell.data.bundled import BundledCorpus
+from nutshell.data.corpus import BuildConfig
+from nutshell.data.dataset import Dataset
+from nutshell.data.documents import TextFiles
+from nutshell.errors import ProofError
+from nutshell.files import write_bytes, write_json
+from nutshell.pipeline import store
+from nutshell.pipeline.describe import describe as describe_recipe
+from nutshell.pipeline.packing import pack_run
+from nutshell.pipeline.run import build_data, run_all, train_run
+from nutshell.pipeline.scoring import prove_artifact, sample_text, score_artifact
+from nutshell.pipeline.training import Training
+from nutshell.recipe import Resolved, installed_recipes, resolve
+from nutshell.report.html import write_report
+from nutshell.report.tables import (
+    View,
+    describe_view,
+    ledger_view,
+    manifest_view,
+    proof_view,
+    recipes_view,
+    score_view,
+)
+from nutshell.report.terminal import Terminal
+from nutshell.score.config import ProveConfig
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Flag = Annotated[bool, Parameter(negative="")]
+Overrides = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
+
+DEMO_RECIPE = "demo"
+
+
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0, fresh: Flag = False, json: Json = False) -> None:
+    """Run the main job on the bundled text.
+
+    Args:
+        out: run directory; what an earlier demo finished there is kept.
+        seed: of initial weights and data order.
+        fresh: delete the run directory first.
+        json: print the summary as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    resolved = resolve(DEMO_RECIPE)
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    data = out / "data"
+    if not data.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        config = BuildConfig(vocab_size=resolved.recipe.model.vocab_size)
+        build_data(BundledCorpus(), data, config, terminal=terminal)
+    run_all(resolved, data, out, seed=seed, terminal=terminal)
+
+
+def run(
+    recipe: str, *, data: Path, out: Path | None = None, seed: int = 0, overrides: Overrides = (), json: Json = False
+) -> None:
+    """Run a recipe on a data set: train, pack, score, prove, report.
+
+    A run that was stopped goes on where it was; stages that are done are kept.
+
+    Args:
+        recipe: name of an installed recipe, or path of a TOML file.
+        data: data set, as made by `nutshell data build`.
+        out: run directory; runs/RECIPE-seedN unless given.
+        seed: of initial weights and data order.
+        overrides: settings to try, as in `--set optim.matrix_lr=0.03`; recorded with the run.
+        json: print the summary as JSON.
+    """
+    resolved = resolve(recipe, overrides)
+    run_all(resolved, data, out or _default_out(resolved, seed), seed=seed, terminal=Terminal(as_json=json))
+
+
+def train(
+    recipe: str,
+    *,
+    data: Path,
+    out: Path | None = None,
+    seed: int = 0,
+    resume: Flag = False,
+    overrides: Overrides = (),
+    json: Json = False,
+) -> None:
+    """Train a recipe.
+
+    Args:
+        recipe: name of an installed recipe, or path of a TOML file.
+        data: data set, as made by `nutshell data build`.
+        out: run directory; runs/RECIPE-seedN unless given.
+        seed: of initial weights and data order.
+        resume: go on from the checkpoint in the run directory.
+        overrides: settings to try, as in `--set optim.matrix_lr=0.03`; recorded with the run.
+        json: print the receipt as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    resolved = resolve(recipe, overrides)
+    run_dir = out or _default_out(resolved, seed)
+    training = Training(resolved, Dataset.open(data), run_dir, seed=seed)
+    receipt = train_run(training, resume=resume, terminal=terminal)
+    terminal.result(receipt, lambda _: Text(f"trained: {run_dir}"))
+
+
+def pack(run: Path, *, budget_bytes: int | None = None, json: Json = False) -> None:
+    """Pack a trained run into RUN/model.nut, as finely as the budget allows.
+
+    Args:
+        run: run directory of `nutshell train`.
+        budget_bytes: most bytes the artifact may have; the recipe's budget unless given.
+        json: print the ledger as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    with terminal.stage("pack", unit="packings") as advance:
+        ledger = pack_run(run, budget_bytes=budget_bytes, progress=advance)
+    terminal.result(ledger, ledger_view)
+
+
+def score(
+    artifact: Path, *, data: Path, stride: int | None = None, out: Path | None = None, json: Json = False
+) -> None:
+    """Score an artifact on a data set's validation text, beside xz, brotli and zstd.
+
+    Args:
+        artifact: the .nut file.
+        data: data set with the artifact's tokenizer.
+        stride: targets by which windows advance; the recipe's unless given.
+        out: write the score to this file instead of printing it.
+        json: print the score as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    with terminal.stage("score", unit="tokens") as advance:
+        result = score_artifact(artifact, data, stride=stride, progress=advance)
+    _deliver(result, score_view, out, terminal)
+
+
+def prove(
+    artifact: Path,
+    *,
+    data: Path,
+    docs: int = 8,
+    max_tokens: int = 50_000,
+    claim: Path | None = None,
+    out: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Compress documents with the artifact and decompress them; their code length must be what the score claims.
+
+    Args:
+        artifact: the .nut file.
+        data: data set with the artifact's tokenizer.
+        docs: documents to prove, chosen by hash.
+        max_tokens: most tokens in all; documents that do not fit are passed over.
+        claim: score to prove, as written by `nutshell score --out`; the sample is scored here unless given.
+        out: write the bitstream to this file, and the receipt beside it as .json.
+        json: print the receipt as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    config = ProveConfig(documents=docs, max_tokens=max_tokens)
+    claimed = store.read_stage(claim, remedy="score the artifact first") if claim else None
+    with terminal.stage("prove", unit="tokens") as advance:
+        bitstream, receipt = prove_artifact(artifact, data, config, claim=claimed, progress=advance)
+    if out:
+        write_bytes(out, bitstream)
+    _deliver(receipt, proof_view, out.with_suffix(".json") if out else None, terminal)
+    if not receipt["ok"]:
+        raise ProofError(f"{artifact}: the score is not proved: {receipt['reason']}")
+
+
+def sample(
+    artifact: Path,
+    *,
+    prompt: str = "",
+    max_tokens: int = 200,
+    temperature: float = 0.8,
+    seed: int = 0,
+    json: Json = False,
+) -> None:
+    """Write text with an artifact.
+
+    Args:
+        artifact: the .nut file.
+        prompt: what the text starts with.
+        max_tokens: most tokens to write.
+        temperature: 1 draws from the model's own distribution, 0 takes the likeliest token.
+        seed: of the draws.
+        json: print prompt and text as JSON.
+    """
+    text = sample_text(artifact, prompt, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    Terminal(as_json=json).result({"prompt": prompt, "text": text}, lambda result: Text(result["text"]))
+
+
+def report(run: Path) -> None:
+    """Write RUN/report.html again, from the run's stored files.
+
+    Args:
+        run: run directory.
+    """
+    Terminal().note(f"report: {write_report(run)}")
+
+
+def recipes(*, json: Json = False) -> None:
+    """List the installed recipes.
+
+    Args:
+        json: print them as JSON.
+    """
+    Terminal(as_json=json).result(dict(installed_recipes()), recipes_view)
+
+
+def describe(recipe: str, *, overrides: Overrides = (), json: Json = False) -> None:
+    """Show what a recipe is, without data or training.
+
+    Args:
+        recipe: name of an installed recipe, or path of a TOML file.
+        overrides: settings to try, as in `--set model.model_dim=128`.
+        json: print the description as JSON.
+    """
+    Terminal(as_json=json).result(describe_recipe(resolve(recipe, overrides)), describe_view)
+
+
+def data_build(*text: Path, vocab: int, out: Path, val_frac: float = 0.05, json: Json = False) -> None:
+    """Turn files or folders of text into a data set.
+
+    Args:
+        text: plain text, or .jsonl with a `text` field; each may be compressed (.gz, .xz, .zst).
+        vocab: size of the tokenizer's vocabulary.
+        out: folder to make.
+        val_frac: part of the documents to hold out for validation.
+        json: print the manifest as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    config = BuildConfig(vocab_size=vocab, val_frac=val_frac)
+    dataset = build_data(TextFiles(text), out, config, terminal=terminal)
+    terminal.result(msgspec.to_builtins(dataset.manifest), manifest_view)
+
+
+def _default_out(resolved: Resolved, seed: int) -> Path:
+    return Path("runs") / f"{resolved.name}-seed{seed}"
+
+
+def _deliver(result: dict[str, Any], view: View, out: Path | None, terminal: Terminal) -> None:
+    """Write a result to a file, or show it."""
+    if out:
+        write_json(out, result)
+    else:
+        terminal.result(result, view)
