@@ -12,7 +12,7 @@ import msgspec
 
 from nutshell import files
 from nutshell.data.shards import Tokens, TokenStream, read_shard
-from nutshell.data.split import Side
+from nutshell.data.split import SIDES, Side
 from nutshell.data.tokenizer import Tokenizer
 from nutshell.errors import DataError
 
@@ -92,10 +92,14 @@ class Dataset:
         Raises:
             DataError: a shard was altered, or is of another tokenizer.
         """
-        for side, paths in self._shards.items():
-            for path, sha256 in zip(paths, self._hashes(side), strict=True):
-                if files.sha256_file(path) != sha256:
-                    raise DataError(f"{path}: not what {MANIFEST_NAME} describes; build the data set again")
+        for side in SIDES:
+            if self.manifest is not None:
+                for shard in self.manifest.side(side).shards:
+                    if files.sha256_file(self.folder / shard.name) != shard.sha256:
+                        raise DataError(
+                            f"{self.folder / shard.name}: not what {MANIFEST_NAME} describes; build the data set again"
+                        )
+            for path in self._shards[side]:
                 _check_range(path, read_shard(path), self.tokenizer)
 
     def val_documents(self) -> Iterator[Tokens]:
@@ -113,7 +117,7 @@ class Dataset:
     def train_bytes_per_token(self) -> float:
         """Bytes of training text for each token, BOS included; an estimate if there is no manifest."""
         if self.manifest is not None:
-            return self.manifest.train.bytes / self.manifest.train.tokens
+            return self.manifest.train.bytes / len(self.train)
         sample = self.train[0:_SAMPLE_TOKENS]
         return len(self.tokenizer.decode(sample)) / len(sample)
 

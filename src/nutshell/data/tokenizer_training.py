@@ -2,7 +2,7 @@
 
 Pieces may run over spaces, newlines and punctuation (", and the"): with a vocabulary of a thousand or two, most words
 are several pieces anyway, and the common joins are worth a piece each. On the bundled corpus this makes 5 to 8 % fewer
-tokens than pieces that stop at a space. Characters rarer than one in 2,000 are left to the byte tokens.
+tokens than pieces that stop at a space. The rarest characters, 0.05 % of the text, are left to the byte tokens.
 
 Source: Kudo and Richardson 2018; pieces over spaces as in SuperBPE (Liu et al. 2025, https://arxiv.org/abs/2503.13423),
 here without its first stage.

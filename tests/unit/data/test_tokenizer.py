@@ -58,12 +58,16 @@ def test_plain_text_gets_the_tokens_of_sentencepiece():
     assert small_tokenizer().encode(document).tolist() == reference.encode(document.decode())
 
 
-def test_only_the_bytes_that_are_not_text_are_spelt():
-    tokenizer = small_tokenizer()
-    text = b"the house of the lady "
-    tokens = tokenizer.encode(text + b"\xff" + text).tolist()
-    plain = tokenizer.encode(text).tolist()
-    assert tokens == [*plain, 3 + 0xFF, *plain]
+@pytest.mark.parametrize("odd", [b"\xff", "\u2581".encode()])
+@pytest.mark.parametrize("settings", [None, {}])
+def test_only_what_is_not_text_is_spelt_in_bytes(odd, settings):
+    tokenizer = small_tokenizer() if settings is None else Tokenizer(foreign_model(**settings))
+    text = b" the house of the lady"
+    before, after = tokenizer.encode(text[1:]).tolist(), tokenizer.encode(text).tolist()
+    if settings is not None:
+        after = before  # the prefix that the model adds stands for the space in the text
+    tokens = tokenizer.encode(text[1:] + odd + text).tolist()
+    assert tokens == [*before, *(3 + byte for byte in odd), *after]
 
 
 def test_published_streams_decode_as_sentencepiece_decodes_them(foreign):
