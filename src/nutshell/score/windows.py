@@ -16,9 +16,7 @@ score it again with less and less context.
 
 from collections.abc import Iterator
 from itertools import count
-from typing import Annotated, NamedTuple
-
-from msgspec import Meta
+from typing import NamedTuple
 
 from nutshell.config.struct import Config
 from nutshell.errors import RecipeError
@@ -35,8 +33,8 @@ class Window(NamedTuple):
 class WindowPlan(Config, frozen=True, tag=False):
     """How a sequence of any length is cut into windows. A `stride` equal to `context` means disjoint windows."""
 
-    context: Annotated[int, Meta(ge=1)]
-    stride: Annotated[int, Meta(ge=1)]
+    context: int
+    stride: int
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.context:

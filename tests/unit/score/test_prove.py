@@ -122,7 +122,14 @@ class SeesBothWays(Uniform):
         return np.where(ahead[:, -targets.shape[1] :] == targets, 0.1, np.log(VOCAB_SIZE))
 
 
-@pytest.mark.parametrize("model", [ReadsTheTarget, SeesBothWays])
+class Modest(Uniform):
+    """Claims more than it codes: a scorer that charges something twice."""
+
+    def nats(self, inputs, targets):
+        return super().nats(inputs, targets) * 1.1
+
+
+@pytest.mark.parametrize("model", [ReadsTheTarget, SeesBothWays, Modest])
 def test_a_claim_that_no_decoder_can_meet_fails_by_length(model):
     receipt = proof_of(model()).receipt
     assert not receipt.ok
@@ -152,29 +159,32 @@ def test_memory_that_survives_a_document_makes_decoding_diverge():
     assert receipt.text_sha256 != receipt.decoded_sha256
 
 
-def test_where_a_decode_diverged():
-    """A model whose second life differs from token 40 of document 3 on."""
+@pytest.mark.parametrize(
+    "second_life", [lambda log_probs: np.roll(log_probs, 3, axis=1), lambda log_probs: log_probs * 2]
+)
+def test_where_a_decode_diverged(second_life):
+    """A model that computes otherwise, or nonsense, from token 40 on when it runs for the second time."""
+    tilt = np.linspace(-2, 2, VOCAB_SIZE)
+    tilt -= np.log(np.exp(tilt).sum())
 
     class Drifts(Uniform):
         lives = 0
 
         def begin(self, batch):
             self.lives += 1
-            self.step = 0
             super().begin(batch)
 
-        def feed(self, tokens):
-            self.step += 1
-            return np.roll(super().feed(tokens) + self.tilt(), 3 if self.lives == 2 and self.step > 40 else 0, axis=1)
+        def row(self, seen):
+            return tilt
 
-        def tilt(self):
-            tilt = np.linspace(-2, 2, VOCAB_SIZE, dtype=np.float32)
-            return tilt - np.log(np.exp(tilt).mean())
+        def feed(self, tokens):
+            log_probs = super().feed(tokens)
+            return second_life(log_probs) if self.lives == 2 and len(self.rows[0]) > 40 else log_probs
 
     documents = documents_of(TEXTS[3])
-    model = Drifts(context=400)
-    score = score_documents(Uniform(context=400), documents, WindowPlan(context=400, stride=400))
-    receipt = prove(model, documents, score, environment={}).receipt
+    score = score_documents(Drifts(context=400), documents, WindowPlan(context=400, stride=400))
+    receipt = prove(Drifts(context=400), documents, score, environment={}).receipt
+    assert not receipt.ok
     assert receipt.reason == "decoding left the text at document 0, token 40"
 
 
