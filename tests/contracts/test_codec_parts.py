@@ -15,7 +15,10 @@ PAIRS = [
     pytest.param(chain, array, id=f"{'+'.join(chain)}, {name}")
     for chain in CHAINS
     for name, array in codec_arrays.EVERY.items()
-    if array.dtype.kind in "iu" or chain != ("ans",)
+    if chain[-1] != "ans"
+    or chain[0] == "shuffle"
+    or array.dtype.kind in "iu"
+    or (chain[0], array.itemsize) == ("bits", 2)
 ]
 
 
@@ -66,7 +69,9 @@ def test_a_payload_of_another_shape_is_refused(chain, shape):
         decode(encode(array, chain), chain, array.dtype, shape)
 
 
-@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize(
+    "chain", [*((coder,) for coder in CODERS), ("shuffle", "brotli"), ("shuffle", "lzma"), ("bits", "ans")]
+)
 def test_the_estimate_is_near_the_real_size_for_what_models_consist_of(chain):
-    array = SCALES if chain[0] == "shuffle" else codec_arrays.rows_of_many_widths().astype(np.int8)
+    array = SCALES if len(chain) > 1 else codec_arrays.rows_of_many_widths().astype(np.int8)
     assert estimate_bytes(array, chain) == pytest.approx(len(encode(array, chain)), rel=0.1)

@@ -9,7 +9,9 @@ import ans_reference
 from nutshell.codec.chain import choose, decode, encode, estimate_bytes
 
 SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=40)
-ANY_CHAIN = st.sampled_from([("brotli",), ("lzma",), ("raw",), ("shuffle", "brotli"), ("shuffle", "shuffle", "raw")])
+ANY_CHAIN = st.sampled_from(
+    [("brotli",), ("lzma",), ("raw",), ("shuffle", "brotli"), ("bits", "raw"), ("bits", "shuffle", "raw")]
+)
 INTEGER_DTYPES = st.sampled_from(["int8", "uint8", "int16", "uint16", "int32", "uint32"])
 
 
@@ -41,7 +43,7 @@ def test_generic_chains_are_exact_inverses(array, chain):
 def test_entropy_coding_is_an_exact_inverse_of_the_estimated_size(array):
     payload = encode(array, ("ans",))
     np.testing.assert_array_equal(decode(payload, ("ans",), array.dtype, array.shape), array, strict=True)
-    assert abs(estimate_bytes(array, ("ans",)) - len(payload)) <= 8
+    assert abs(estimate_bytes(array, ("ans",)) - len(payload)) <= 16
 
 
 @given(codes(max_side=20))

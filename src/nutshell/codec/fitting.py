@@ -25,6 +25,7 @@ from nutshell.codec.models import (
 
 _COST_UNITS = 1 << 16  # times 24 bits and 2^30 codes stays below 2^53
 _MAX_COUNTS = 1 << 24  # entries of the table of counts by row: 128 MB
+_ROUGH_SIZE = 1 << 12  # symbols from which one form and octaves of width must do: no quantizer makes so many
 _NEIGHBOURS = [(shape, tail) for shape in (-1, 0, 1) for tail in (-1, 0, 1) if (shape, tail) != (0, 0)]
 
 
@@ -42,11 +43,9 @@ def fit(symbols: Int[np.ndarray, "R C"], low: int) -> Fit:
     support = Support(low, size=int(symbols.max()) + 1)
     counts = _count(symbols, support.size)
     total = counts.sum(axis=0, keepdims=True)
-    bell, [rung], cost = _fit_bell(total, support, step=1)
-    bell = StaticModel(support, replace(bell, rung=int(rung)))
     histogram = StaticModel(support, Histogram.of(total[0]))
     fits = [
-        Fit(bell, _bits(bell, cost)),
+        _fit_whole(total, support),
         Fit(histogram, _bits(histogram, float(total[0] @ _prices(histogram.frequencies())))),
     ]
     if len(counts) > 1:
@@ -56,8 +55,18 @@ def fit(symbols: Int[np.ndarray, "R C"], low: int) -> Fit:
     return min(fits, key=lambda fit: fit.bits)
 
 
+def _fit_whole(counts: Float[np.ndarray, "1 N"], support: Support) -> Fit:
+    """Fit one bell; the rungs that classes leave out come last, which is four times faster and misses nothing."""
+    bell, [rung], _ = _fit_bell(counts, support)
+    near = np.arange(max(rung - RUNGS_PER_CLASS, 0), min(rung + RUNGS_PER_CLASS, NUM_RUNGS))
+    cost, [choice] = _best_rungs(counts, _prices(bell.at_rungs(near, support)))
+    model = StaticModel(support, replace(bell, rung=int(near[choice])))
+    return Fit(model, _bits(model, cost))
+
+
 def _fit_rows(counts: Float[np.ndarray, "R N"], support: Support) -> Fit:
-    bell, rungs, cost = _fit_bell(counts, support, step=RUNGS_PER_CLASS)
+    """Fit one bell for all rows but for its rung."""
+    bell, rungs, cost = _fit_bell(counts, support)
     narrowest = int(rungs.min())
     classes = (rungs - narrowest) // RUNGS_PER_CLASS
     fitted = fit(classes[None], low=0)
@@ -82,21 +91,20 @@ def _bits(model: StaticModel, cost: float) -> float:
     return 8 * len(model.to_bytes()) + cost / _COST_UNITS
 
 
-def _fit_bell(
-    counts: Float[np.ndarray, "R N"], support: Support, *, step: int
-) -> tuple[Bell, Int[np.ndarray, " R"], float]:
+def _fit_bell(counts: Float[np.ndarray, "R N"], support: Support) -> tuple[Bell, Int[np.ndarray, " R"], float]:
     """Fit the centre by the mean, shape and tail by descent from a normal distribution, and the best rung for each row.
 
     Returns:
-        The bell (its own rung means nothing), a rung for each row, all a multiple of `step` apart, and the cost.
+        The bell (its own rung means nothing), a rung for each row, whole classes apart, and the cost.
     """
     totals = counts.sum(axis=0)
     values = np.arange(support.low, support.low + support.size)
     centre = round(4 * float(totals @ values) / float(totals.sum()))
     deviations = np.sqrt(counts @ (values - centre / 4) ** 2 / counts.sum(axis=1))
     near = [_rung_of(math.sqrt(2) * float(deviation)) for deviation in (deviations.min(), deviations.max())]
+    is_rough = support.size > _ROUGH_SIZE
     # Heavy tails want a bell narrower than their deviation says, flat codes a much wider one.
-    ladder = np.arange(max(near[0] - 24, 0), min(near[1] + 49, NUM_RUNGS), step)
+    ladder = np.arange(max(near[0] - 24, 0), min(near[1] + 49, NUM_RUNGS), 16 if is_rough else RUNGS_PER_CLASS)
 
     known: dict[tuple[int, int], tuple[float, Int[np.ndarray, " R"]]] = {}
 
@@ -105,14 +113,14 @@ def _fit_bell(
             known[form] = _best_rungs(counts, _prices(Bell(centre, *form, rung=0).at_rungs(ladder, support)))
         return known[form][0]
 
-    best = (8, 8)
-    while True:
-        forms = [(best[0] + shape, best[1] + tail) for shape, tail in _NEIGHBOURS]
-        nearest = min((form for form in forms if 1 <= form[0] <= MAX_SHAPE and 0 <= form[1] <= MAX_TAIL), key=price)
-        if price(nearest) >= price(best):
-            cost, choice = known[best]
-            return Bell(centre, *best, rung=0), ladder[choice], cost
+    best, nearest = None, (8, 8)
+    while best is None or price(nearest) < price(best):
         best = nearest
+        if not is_rough:
+            forms = [(best[0] + shape, best[1] + tail) for shape, tail in _NEIGHBOURS]
+            nearest = min((form for form in forms if 1 <= form[0] <= MAX_SHAPE and 0 <= form[1] <= MAX_TAIL), key=price)
+    cost, choice = known[best]
+    return Bell(centre, *best, rung=0), ladder[choice], cost
 
 
 def _rung_of(width: float) -> int:

@@ -3,7 +3,7 @@ import pytest
 
 import codec_arrays
 from nutshell.codec.chain import encode
-from nutshell.codec.transforms import TRANSFORMS, ByteShuffle
+from nutshell.codec.transforms import TRANSFORMS, ByteShuffle, FloatBits
 
 
 def test_shuffle_groups_bytes_by_their_place():
@@ -14,6 +14,20 @@ def test_shuffle_groups_bytes_by_their_place():
 def test_shuffle_pays_for_scales():
     scales = np.concatenate([codec_arrays.scales() * factor for factor in (1, 1.1, 1.3)] * 4).astype(np.float16)
     assert len(encode(scales, ("shuffle", "lzma"))) < len(encode(scales, ("lzma",)))
+
+
+def test_bits_keep_the_order_of_floats():
+    ordered = np.array([-np.inf, -2.5, -1e-7, -0.0, 0.0, 1e-7, 0.01, 0.0101, 2.5, np.inf], np.float16)
+    bits = FloatBits().forward(ordered)
+    assert bits.dtype == np.int16
+    assert (np.diff(bits.astype(int)) > 0).all()
+    assert bits[4] == 0
+    assert bits[3] == -1
+
+
+def test_bits_pay_for_scales_under_an_entropy_model():
+    scales = codec_arrays.scales()
+    assert len(encode(scales, ("bits", "ans"))) < 0.9 * len(encode(scales, ("shuffle", "brotli")))
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values())
