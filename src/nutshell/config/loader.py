@@ -5,6 +5,7 @@ nearest valid name. A base is another recipe that has no base itself, so that wh
 file away.
 """
 
+import copy
 import difflib
 import re
 import tomllib
@@ -44,7 +45,7 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> tuple
     Returns:
         The changed table, and the overrides as {path: value} for the record.
     """
-    changed = _merge({}, table)
+    changed = copy.deepcopy(dict(table))
     recorded = {}
     for override in overrides:
         path, separator, text = override.partition("=")

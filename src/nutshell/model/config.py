@@ -67,13 +67,9 @@ class ModelConfig(Config, frozen=True):
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim is None and self.model_dim % self.num_heads:
-            raise ValueError(
-                f"model_dim {self.model_dim} must be a multiple of num_heads {self.num_heads}, or set head_dim"
-            )
+            raise ValueError(f"model_dim {self.model_dim} is no multiple of num_heads {self.num_heads}; set head_dim")
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.dims.head_dim:
-            raise ValueError(
-                f"rotary.dims must be even and at most head_dim {self.dims.head_dim}, got {self.rotary_dims}"
-            )
+            raise ValueError(f"rotary.dims {self.rotary_dims} must be even and at most {self.dims.head_dim}")
 
     @property
     def dims(self) -> Dims:

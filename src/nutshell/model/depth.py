@@ -128,9 +128,9 @@ def _read_group(tokens: Sequence[str], text: str) -> tuple[list[int], Sequence[s
         token, tokens = tokens[0], tokens[1:]
         if token == "(":
             inner, tokens = _read_group(tokens, text)
-            if not tokens or not inner:
+            if not tokens or not inner or tokens[0] == ")":
                 raise RecipeError(f"schedule '{text}': a group is written (blocks)xN")
-            times = int(tokens[0][2:] or 0)
+            times = int(tokens[0][2:])
             tokens = tokens[1:]
             if times < 1:
                 raise RecipeError(f"schedule '{text}': a group must run at least once")

@@ -6,7 +6,7 @@ from nutshell.config.struct import Config
 class OptimConfig(Config, frozen=True):
     """Learning rates by role, Muon's and AdamW's constants, and how both fade out.
 
-    `matrix_*` steer Muon (role matrix), `embed_*` AdamW on embedding and head, `scalar_*` AdamW on gate, gain and scale.
+    `matrix_*` steer Muon (role matrix), `embed_*` AdamW on embedding and head, `scalar_*` AdamW on all other roles.
     Momentum rises linearly from `momentum_start` over the first `momentum_warmup_frac` of the run. Learning rates are
     constant, then fall linearly over the last `warmdown_frac` to `warmdown_floor` of themselves.
     """

@@ -1,0 +1,137 @@
+"""What every registered technique and residual rule owes the model, alone and together."""
+
+import typing
+
+import pytest
+import torch
+from models import ALL_TOGETHER, CASES, TECHNIQUES, VOCAB, build_model, model_config, tokens
+from torch.nn import functional as F  # noqa: N812
+
+from nutshell.model import residual, techniques
+from nutshell.model.accounting import count_params
+from nutshell.model.lm import LM
+from nutshell.nn.cache import KVCache
+from nutshell.nn.mlp import MLPConfig
+from nutshell.nn.params import ROLES, ParamTable
+
+cases = pytest.mark.parametrize("case", CASES)
+IDENTITY_AT_INIT = ("x0_mix",)
+
+
+def kinds(union) -> set[str]:
+    """Name the members of a kind table, which is a union or, with one member, that member."""
+    return {member.__struct_config__.tag for member in typing.get_args(union) or (union,)}
+
+
+def test_every_registered_kind_is_under_contract():
+    tables = (
+        techniques.InputConfig,
+        techniques.ModulateConfig,
+        techniques.HeadConfig,
+        techniques.LogitConfig,
+        residual.ResidualConfig,
+        MLPConfig,
+    )
+    assert set().union(*map(kinds, tables)) <= TECHNIQUES.keys() | {"relu2"}
+
+
+@cases
+def test_parameters_are_counted_from_the_configuration_alone_and_have_roles(case):
+    config = model_config(**CASES[case])
+    schedules = [config.depth.parse(), config.depth.variant("0-3")]
+    table = ParamTable.of(LM(config, schedules))
+    assert table.count() == count_params(config, schedules)
+    assert {row.role for row in table} <= set(ROLES)
+
+
+@cases
+def test_no_token_sees_a_later_one(case):
+    model, schedule = build_model(model_config(**CASES[case]))
+    clean = tokens(2, 12)
+    flipped = clean.clone()
+    flipped[0, 7] = (flipped[0, 7] + 1) % VOCAB
+    with torch.no_grad():
+        difference = (model(clean, schedule) - model(flipped, schedule)).abs()
+    assert difference[0, :7].max() == 0.0
+    assert difference[1].max() == 0.0, "a row of the batch sees another"
+    assert difference[0, 7].max() > 0.0
+    assert difference[0, 8:].max() > 0.0, "attention carries nothing forward"
+
+
+@cases
+def test_the_cached_path_is_the_full_forward(case):
+    model, schedule = build_model(model_config(**CASES[case]))
+    text = tokens(3, 11)
+    cache = KVCache(capacity=11)
+    with torch.no_grad():
+        full = model(text, schedule)
+        pieces = [model(text[:, :4], schedule, cache=cache), model(text[:, 4:6], schedule, cache=cache)]
+        pieces += [model(text[:, t : t + 1], schedule, cache=cache) for t in range(6, 11)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), full, atol=2e-5, rtol=1e-5)
+
+
+@cases
+def test_gradients_reach_every_parameter(case):
+    model, schedule = build_model(model_config(**CASES[case]))
+    text = tokens(2, 12)
+    F.cross_entropy(model(text[:, :-1], schedule).flatten(0, 1), text[:, 1:].flatten()).backward()
+    for row in ParamTable.of(model):
+        assert row.value.grad is not None, f"{row.name} is dead"
+        assert row.value.grad.abs().max() > 0.0, f"{row.name} is dead"
+
+
+@cases
+def test_one_graph_a_schedule_without_breaks_and_equal_to_eager(case):
+    config = model_config(**CASES[case])
+    model, looped = build_model(config)
+    flat = config.depth.variant("0-3")
+    model = LM(config, [looped, flat])
+    model.init_weights(0)
+    graphs = []
+
+    def count(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=count, fullgraph=True, dynamic=False)
+    text = tokens(2, 8)
+    with torch.no_grad():
+        for schedule in (looped, flat, looped, flat):
+            torch.testing.assert_close(compiled(text, schedule), model(text, schedule))
+    assert len(graphs) == 2
+
+
+@cases
+def test_bf16_stays_near_fp32_and_returns_fp32_logits(case):
+    model, schedule = build_model(model_config(**CASES[case]))
+    text = tokens(2, 12)
+    with torch.no_grad():
+        wide, narrow = model(text, schedule), model(text, schedule, dtype=torch.bfloat16)
+    assert narrow.dtype == torch.float32
+    assert (narrow - wide).abs().mean() < 0.03 * wide.abs().mean()
+
+
+@pytest.mark.parametrize("case", IDENTITY_AT_INIT)
+def test_the_declared_identity_at_init(case):
+    text = tokens(2, 9)
+    logits = []
+    for changes in ({}, TECHNIQUES[case]):
+        config = model_config(**changes)
+        model = LM(config, [config.depth.parse()])
+        model.init_weights(0)
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():  # open the branches, which start silent; the technique's own parameters stay as they are
+            for row in ParamTable.of(model).with_role("matrix"):
+                row.value.copy_(0.2 * torch.randn(row.shape, generator=generator))
+            logits.append(model(text, config.depth.parse()))
+    assert torch.equal(*logits)
+
+
+def test_both_attention_kernels_give_the_same_logits():
+    model, schedule = build_model(model_config(**ALL_TOGETHER))
+    text = tokens(2, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(text, schedule, attend_kind="products"), model(text, schedule), atol=2e-5, rtol=1e-5
+        )

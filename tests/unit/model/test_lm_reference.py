@@ -1,0 +1,98 @@
+"""The forward against a float64 reference written out layer by layer, and the initial state it promises."""
+
+import math
+
+import pytest
+import torch
+from models import build_model, model_config, tokens
+
+from nutshell.errors import RecipeError
+from nutshell.model.lm import LM
+from nutshell.nn.params import ParamTable
+
+
+def rms(x):
+    return x / torch.sqrt((x * x).mean(-1, keepdim=True) + 1.1920929e-07)
+
+
+def reference_block(x, weights, prefix, positions):
+    """One plain block with relu^2, without rotary (dims 0) and without techniques."""
+    h = rms(x)
+    q = rms((h @ weights[f"{prefix}.attention.q.weight"].T).unflatten(-1, (4, 8)))
+    k = rms((h @ weights[f"{prefix}.attention.k.weight"].T).unflatten(-1, (2, 8)))
+    v = (h @ weights[f"{prefix}.attention.v.weight"].T).unflatten(-1, (2, 8))
+    q = q * weights[f"{prefix}.attention.q_gain"][:, None]
+    heads = []
+    for head in range(4):
+        logits = q[:, head] @ k[:, head // 2].T / math.sqrt(8)
+        logits = logits.masked_fill(torch.ones(positions, positions).triu(1).bool(), -math.inf)
+        heads.append(logits.softmax(-1) @ v[:, head // 2])
+    x = x + torch.cat(heads, -1) @ weights[f"{prefix}.attention.out.weight"].T
+    hidden = torch.relu(rms(x) @ weights[f"{prefix}.mlp.up.weight"].T) ** 2
+    return x + hidden @ weights[f"{prefix}.mlp.down.weight"].T
+
+
+def test_a_looped_model_with_a_skip_is_its_formula():
+    config = model_config(depth={"schedule": "0 (1)x2 2", "skips": [[0, 3]]}, rotary={"dims": 0})
+    model, schedule = build_model(config)
+    text = tokens(1, 6)
+    weights = {name: value.detach().double() for name, value in model.named_parameters()}
+    x = weights["embedding"][text[0]]
+    first = reference_block(x, weights, "blocks.0", 6)
+    x = reference_block(reference_block(first, weights, "blocks.1", 6), weights, "blocks.1", 6)
+    x = x + weights["skip_scales.0_0_to_2_0"] * first
+    x = reference_block(x, weights, "blocks.2", 6)
+    expected = rms(x) @ weights["embedding"].T
+    with torch.no_grad():
+        torch.testing.assert_close(model(text, schedule)[0], expected.float(), atol=1e-4, rtol=1e-4)
+
+
+def test_initial_weights_are_what_the_docstring_says():
+    config = model_config(embedding_std=0.02, residual={"kind": "x0_mix"})
+    model = LM(config, [config.depth.parse()])
+    model.init_weights(7)
+    block = model.blocks[1]
+    assert block.attention.out.weight.abs().max() == 0.0
+    assert block.mlp.down.weight.abs().max() == 0.0
+    for weight in (block.attention.q.weight, block.mlp.up.weight):
+        small = weight if weight.shape[0] <= weight.shape[1] else weight.T
+        torch.testing.assert_close(small @ small.T, torch.eye(len(small)), atol=1e-5, rtol=0)
+    assert abs(model.embedding.std().item() / 0.02 - 1) < 0.1
+    assert block.attention.q_gain.unique().tolist() == [1.5]
+    assert block.residual.input_scale.abs().max() == 0.0
+
+
+def test_the_seed_decides_the_weights():
+    config = model_config()
+    models = [LM(config, [config.depth.parse()]) for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        model.init_weights(seed)
+    same, twin, other = (model.blocks[0].mlp.up.weight for model in models)
+    assert torch.equal(same, twin)
+    assert not torch.equal(same, other)
+
+
+def test_a_skip_of_any_declared_schedule_has_weights_once():
+    config = model_config()
+    looped, flat = config.depth.parse(), config.depth.variant("0-3")
+    names = {row.name for row in ParamTable.of(LM(config, [looped, flat])) if row.name.startswith("skip")}
+    assert names == {f"skip_scales.{skip.key}" for skip in (*looped.skips, *flat.skips)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_heads": 3}, "num_heads 3 must be a multiple of num_kv_heads 2"),
+        ({"num_heads": 4, "head_dim": None, "model_dim": 26}, "model_dim 26 is no multiple of num_heads 4"),
+        ({"rotary": {"dims": 3}}, "rotary.dims 3 must be even"),
+        ({"rotary": {"dims": 10}}, "at most 8"),
+        ({"model_dim": 0}, "model_dim must be at least 1"),
+        ({"mlp": {"kind": "relu2", "mlp_dim": 0}}, "mlp_dim must be at least 1"),
+        ({"logits": [{"kind": "softcap", "cap": -1.0}]}, "cap must be positive"),
+        ({"depth": {"schedule": "0 2"}}, "without a gap"),
+    ],
+)
+def test_impossible_shapes_are_refused_when_the_recipe_is_read(changes, message):
+    with pytest.raises(RecipeError) as caught:
+        model_config(**changes)
+    assert message in str(caught.value)
