@@ -26,7 +26,7 @@ def test_plain_file_is_one_document_of_exactly_its_bytes(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_jsonl_has_a_document_a_line(tmp_path, suffix):
-    texts = ["one\ntwo", "", "caf\u00e9 \u2581 \U0001f600", "x" * 100_000]
+    texts = ["one\ntwo", "", "\u00e9t\u00e9 \u2581 \U0001f600", "x" * 100_000]
     lines = "".join(json.dumps({"id": 7, "text": text}) + "\n" for text in texts) + "\n"
     path = write(tmp_path / f"a.jsonl{suffix}", COMPRESS[suffix](lines.encode()))
     assert list(read_documents(path)) == [text.encode() for text in texts]

@@ -15,8 +15,8 @@ HARD = [
     b"\0",
     b"a\0b\0\0",
     b"\xff",
-    b"caf\xc3",
-    b"\xa9caf\xc3\xa9\xc3 \x80\x81 end",
+    b"cut \xc3",
+    b"\xa9cut \xc3\xa9\xc3 \x80\x81 end",
     b"\xed\xa0\x80 a surrogate in CESU, which is not UTF-8",
     "a literal \u2581 and \u2581\u2581two".encode(),
     "\u2585 \ufffd \ufeff \u00a0 \u3000 \u2028 \u200b \U0001f600 \u65e5\u672c\u8a9e e\u0301 \ufb01".encode(),
@@ -72,7 +72,7 @@ def test_only_what_is_not_text_is_spelt_in_bytes(odd, settings):
 
 def test_published_streams_decode_as_sentencepiece_decodes_them(foreign):
     reference = sentencepiece.SentencePieceProcessor(model_proto=foreign)
-    texts = ["Emma was  there. ", " She went", "x", "naive caf\u00e9 1816", "two  spaces"]
+    texts = ["Emma was  there. ", " She went", "x", "naive \u00e9t\u00e9 1816", "two  spaces"]
     for text in texts:
         tokens = np.array(reference.encode(text), dtype=np.uint16)
         assert Tokenizer(foreign).decode(tokens).decode() == reference.decode(tokens.tolist())
