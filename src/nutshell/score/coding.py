@@ -37,9 +37,9 @@ def frequency_table(log_probs: Float32[np.ndarray, "B V"]) -> Float32[np.ndarray
     Raises:
         UnfitError: a row is not finite or does not add up to one.
     """
-    probs = np.exp(log_probs, dtype=np.float64)
-    totals = probs.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        probs = np.exp(log_probs, dtype=np.float64)
+        totals = probs.sum(axis=1)
         excess = np.log(totals)
     bad = ~(np.isfinite(log_probs).all(axis=1) & (np.abs(excess) <= NORMALISATION_TOLERANCE))
     if bad.any():

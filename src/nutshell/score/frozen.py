@@ -26,7 +26,7 @@ def score_documents(
     documents: Documents,
     plan: WindowPlan,
     *,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = 8_192,
     progress: Progress | None = None,
 ) -> Score:
     """Score each document by itself, its end included.
@@ -51,7 +51,7 @@ def score_stream(
     documents: Documents,
     plan: WindowPlan,
     *,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = 8_192,
     progress: Progress | None = None,
 ) -> Score:
     """Score all documents as one stream of tokens, as the field's evaluators do; arguments as in `score_documents`."""

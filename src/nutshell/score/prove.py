@@ -96,24 +96,28 @@ def prove(
         score: The claim; windows are laid as it laid them.
         environment: Machine, threads and versions, for the receipt.
         rows: Documents that run side by side.
-        progress: Told how far the work is, from nothing to all for encoding, then again for decoding.
+        progress: Told how far the work is; each token counts twice, encoded and decoded.
 
     Raises:
         ProofError: the model's values are not distributions.
-        LegalityError: the score makes no claim about one of the documents.
+        LegalityError: the score makes no claim about one of the documents, or one that no model can meet.
     """
     if score.strategy.context > stepper.context:
         raise LegalityError(f"the score saw {score.strategy.context} tokens, the model takes only {stepper.context}")
     order = sorted(range(len(documents.ids)), key=lambda place: -len(documents.tokens[place]))
     documents = documents.take(order)
     claimed_bits = bits_from_nats(score.claimed_nats(documents.ids))
+    if claimed_bits <= 0:
+        raise LegalityError(
+            f"the score claims {claimed_bits:g} bits for {len(documents.ids)} documents: no code is that short"
+        )
     plan = WindowPlan(context=score.strategy.context, stride=score.strategy.stride)
     layout = Layout.of(documents, plan, rows)
 
     clock = [time.perf_counter()]
-    bitstream = encode(stepper, documents, layout, progress)
+    bitstream = encode(stepper, documents, layout, _half(progress, 0))
     clock.append(time.perf_counter())
-    decoded = decode(stepper, bitstream, layout, progress)
+    decoded = decode(stepper, bitstream, layout, _half(progress, 1))
     clock.append(time.perf_counter())
 
     text = documents.text()
@@ -156,6 +160,10 @@ def verify(stepper: Stepper, tokenizer: Pieces, proof: Proof, *, progress: Progr
     if fault := _length_fault(8 * len(bitstream), receipt.claimed_bits):
         raise ProofError(fault)
     return decoded.tokens
+
+
+def _half(progress: Progress | None, half: int) -> Progress | None:
+    return progress and (lambda done, total: progress(half * total + done, 2 * total))
 
 
 def _divergence(documents: Documents, layout: Layout, decoded: Decoded) -> str:

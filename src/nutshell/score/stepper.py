@@ -26,8 +26,8 @@ from nutshell.score.windows import WindowPlan
 
 Table = Float32[np.ndarray, "B V"]
 Places = Int64[np.ndarray, " B"]
-Tokens = Int64[np.ndarray, " B"]
-Exchange = Callable[[Table, Places, int], Tokens]
+NextTokens = Int64[np.ndarray, " B"]
+Exchange = Callable[[Table, Places, int], NextTokens]
 """Given a table per row, the rows' places among all documents, and the position: the token that came, per row."""
 
 
@@ -88,7 +88,7 @@ def encode(stepper: Stepper, documents: Documents, layout: Layout, progress: Pro
     coder = Encoder()
     targets = [track.targets for track in documents.tracks()]
 
-    def look_up(table: Table, places: Places, position: int) -> Tokens:
+    def look_up(table: Table, places: Places, position: int) -> NextTokens:
         tokens = np.array([targets[place][position] for place in places], dtype=np.int64)
         coder.put(tokens, table)
         return tokens
@@ -101,7 +101,7 @@ def decode(stepper: Stepper, bitstream: bytes, layout: Layout, progress: Progres
     """Read documents back with the model alone; stop at the first sign that the decoder has gone astray."""
     documents: list[list[int]] = [[] for _ in layout.document_ids]
 
-    def read(table: Table, places: Places, position: int) -> Tokens:
+    def read(table: Table, places: Places, position: int) -> NextTokens:
         tokens = coder.take(table)
         for place, token in zip(places.tolist(), tokens.tolist(), strict=True):
             if token != layout.bos_id:

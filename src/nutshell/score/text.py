@@ -115,7 +115,7 @@ class Documents:
         )
 
     def sample(self, *, num_documents: int, max_tokens: int, seed: int = 0) -> "Documents":
-        """Choose whole documents by a rule that anyone can repeat and nobody can steer.
+        """Choose whole documents by a rule that anyone can repeat.
 
         Documents are taken in the order of SHA-256("seed:id"); one with more targets than what is left of `max_tokens`
         is passed over, which favours short documents when the limit binds.

@@ -199,6 +199,24 @@ def test_a_model_that_is_no_distribution_gets_no_proof(shift, fault):
         prove(Unfit(), DOCUMENTS, score, environment={})
 
 
+def test_a_claim_of_no_bits_is_refused():
+    class Knows(Uniform):
+        def nats(self, inputs, targets):
+            return np.zeros(targets.shape)
+
+    with pytest.raises(LegalityError, match="the score claims 0 bits for 5 documents: no code is that short"):
+        proof_of(Knows())
+
+
+def test_progress_runs_once_over_both_ways():
+    seen = []
+    score = score_documents(Uniform(), DOCUMENTS, DISJOINT)
+    prove(Uniform(), DOCUMENTS, score, environment={}, progress=lambda *done: seen.append(done))
+    assert {total for _, total in seen} == {2 * DOCUMENTS.num_targets}
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    assert seen[-1][0] == 2 * DOCUMENTS.num_targets
+
+
 def test_a_score_that_claims_nothing_for_a_document_cannot_be_proved():
     stream = score_stream(Uniform(), DOCUMENTS, DISJOINT)
     with pytest.raises(LegalityError, match="no claim about document"):
