@@ -1,0 +1,213 @@
+"""The stored files of a run directory, decoded into structs that hold only what a report shows.
+
+    summary.json   the answer: score, bytes, proof, seconds by phase, the command
+    run.json       the receipt of the training
+    metrics.jsonl  one row per logged step
+    describe.json  the shape of the model
+    pack.json      bytes by section and bits by role; absent before packing
+    recipe.toml    the resolved recipe, as text
+
+Unlike a config, they may hold keys that no report shows. Each file's hash is kept, so that a report can name exactly
+what it was made of.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from nutshell.errors import RunError
+from nutshell.files import sha256_bytes
+
+T = TypeVar("T")
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """The outcome of decoding a sample of the text from its arithmetic-coded bits."""
+
+    ok: bool
+    tokens: int
+    documents: int
+    claimed_bits: float
+    coded_bits: float
+
+    @property
+    def excess_frac(self) -> float:
+        """Coded bits over claimed bits, less one: what the coder cost beside the claim."""
+        return self.coded_bits / self.claimed_bits - 1 if self.claimed_bits else 0.0
+
+
+class Score(msgspec.Struct, frozen=True):
+    """A score with everything it must be quoted with."""
+
+    bpb: float
+    nats_per_token: float
+    tokens: int
+    bytes: int
+    documents: int
+    coverage: float
+    strategy: dict[str, Any]
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """The answer of a run; what no stage has produced yet is None or empty."""
+
+    name: str
+    command: str
+    bpb: float | None = None
+    artifact: str | None = None
+    artifact_bytes: int | None = None
+    budget_bytes: int | None = None
+    compressors: dict[str, float] = {}
+    proof: Proof | None = None
+    seconds: dict[str, float] = {}
+    overrides: dict[str, Any] = {}
+
+    @property
+    def best_compressor(self) -> str | None:
+        """The compressor with the fewest bits per byte."""
+        return min(self.compressors, key=self.compressors.__getitem__, default=None)
+
+    @property
+    def saving_frac(self) -> float | None:
+        """Bits per byte saved against the best compressor, as a fraction of its bits; negative if it does better."""
+        if self.bpb is None or self.best_compressor is None:
+            return None
+        return 1 - self.bpb / self.compressors[self.best_compressor]
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What a training ran on and from, so that it can be run again."""
+
+    recipe_digest: str
+    data_digest: str
+    tokenizer_sha256: str
+    versions: dict[str, str]
+    processor: str
+    threads: int
+    compute_dtype: str
+    device: str
+    seed: int
+    steps: int
+    tokens: int
+    num_params: int
+
+
+class MetricsRow(msgspec.Struct, frozen=True):
+    """One logged step; `seconds` on the training clock, `loss` in nats per token, `bpb` the estimate made of it."""
+
+    step: int
+    progress: float
+    seconds: float
+    tokens: int
+    loss: float
+    bpb: float
+    ms_per_step: float
+    tokens_per_second: float
+    schedule: str
+
+
+class VirtualLayer(msgspec.Struct, frozen=True):
+    """One visit to a block; `iteration` counts the visits this block had before."""
+
+    index: int
+    block: int
+    iteration: int
+
+
+class Description(msgspec.Struct, frozen=True):
+    """The shape and cost of a model, known before it is trained."""
+
+    name: str
+    num_params: int
+    params_by_role: dict[str, int]
+    flops_per_token: float
+    predicted_artifact_bytes: int
+    virtual_layers: list[VirtualLayer]
+    skips: list[tuple[int, int]]
+    schedule: str
+
+    def __post_init__(self) -> None:
+        visits = {layer.index for layer in self.virtual_layers}
+        if stray := [skip for skip in self.skips if not visits.issuperset(skip)]:
+            raise ValueError(f"skip {list(stray[0])} joins no two virtual layers")
+
+
+class Section(msgspec.Struct, frozen=True):
+    """A named stretch of an artifact."""
+
+    name: str
+    kind: str
+    bytes: int
+
+
+class Ledger(msgspec.Struct, frozen=True):
+    """Where the bytes of an artifact went."""
+
+    artifact_bytes: int
+    sections: list[Section]
+    budget_bytes: int | None = None
+    precision: dict[str, float] = {}
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A file that a report was made of."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class StoredRun(msgspec.Struct, frozen=True):
+    """Everything a report shows, and the files it came from; `score` and `ledger` are None before their stage."""
+
+    summary: Summary
+    score: Score | None
+    receipt: Receipt
+    metrics: list[MetricsRow]
+    description: Description
+    ledger: Ledger | None
+    recipe: str
+    sources: list[Source]
+
+
+def read_run(run_dir: Path) -> StoredRun:
+    """Read the files of a run.
+
+    Raises:
+        RunError: a file that every finished run has is missing, or one is damaged; the message names it.
+    """
+    names = ["summary.json", "run.json", "metrics.jsonl", "describe.json", "recipe.toml"]
+    if (run_dir / "pack.json").exists():
+        names.append("pack.json")
+    contents = {name: _read(run_dir / name) for name in names}
+    summary = _decode(contents["summary.json"], Summary, where=run_dir / "summary.json")
+    return StoredRun(
+        summary=summary,
+        score=None if summary.bpb is None else _decode(contents["summary.json"], Score, where=run_dir / "summary.json"),
+        receipt=_decode(contents["run.json"], Receipt, where=run_dir / "run.json"),
+        metrics=[
+            _decode(line, MetricsRow, where=f"{run_dir / 'metrics.jsonl'}, line {number}")
+            for number, line in enumerate(contents["metrics.jsonl"].splitlines(), start=1)
+        ],
+        description=_decode(contents["describe.json"], Description, where=run_dir / "describe.json"),
+        ledger=_decode(contents["pack.json"], Ledger, where=run_dir / "pack.json") if "pack.json" in contents else None,
+        recipe=contents["recipe.toml"].decode(errors="backslashreplace"),
+        sources=[Source(name=name, bytes=len(raw), sha256=sha256_bytes(raw)) for name, raw in contents.items()],
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot read it ({error.strerror}); a report needs the files of a finished run"
+        ) from error
+
+
+def _decode(content: bytes, type_: type[T], *, where: Path | str) -> T:
+    try:
+        return msgspec.json.decode(content, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{where}: damaged, or not written by nutshell ({error}); run that stage again") from error

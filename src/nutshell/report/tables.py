@@ -1,0 +1,177 @@
+"""Results as people read them in a terminal: each view takes what the verb prints with `--json` and lays it out.
+
+Like the stored files (`stored.py`), a value may hold more than is shown.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.box import ROUNDED, SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from nutshell.report.stored import Description, Ledger, Proof, Score, Summary
+from nutshell.report.terminal import show_controls
+from nutshell.units import format_seconds, nats_from_bits
+
+# Lays out what a verb prints with `--json`.
+View = Callable[[Any], RenderableType]
+
+
+def summary_view(summary: Mapping[str, Any], *, report: Path) -> RenderableType:
+    """The end of a run: the answer first, the path of the report last."""
+    run = msgspec.convert(summary, Summary)
+    lines = [_answer(run), _bytes_line(run), _proof_line(run.proof)]
+    if run.seconds:
+        total = format_seconds(sum(run.seconds.values()))
+        trained = f"{format_seconds(run.seconds['train'])} of training, " if "train" in run.seconds else ""
+        lines.append(Text(f"{trained}{total} in all", "label"))
+    if run.overrides:
+        settings = ", ".join(f"{key} = {value}" for key, value in run.overrides.items())
+        lines.append(_text(f"overrides: {settings} - exploration, not a recipe's result", "unsure"))
+    panel = Panel(Group(*lines), title=_text(run.name), title_align="left", box=ROUNDED, padding=(0, 1), expand=False)
+    # Left whole however long, so that it can be copied.
+    return Group(panel, Text(f"report: {show_controls(str(report))}", no_wrap=True, overflow="ignore"))
+
+
+def score_view(score: Mapping[str, Any]) -> RenderableType:
+    """A score with everything it must be quoted with, and the compressors if they were run."""
+    scored = msgspec.convert(score, Score)
+    compressors: Mapping[str, float] = score.get("compressors", {})
+    facts = _facts(
+        {
+            "bits per byte": f"{scored.bpb:.6f}",
+            "nats per byte": f"{nats_from_bits(scored.bpb):.6f}",
+            "nats per token": f"{scored.nats_per_token:.6f}",
+            "tokens": f"{scored.tokens:,}",
+            "bytes": f"{scored.bytes:,}",
+            "documents": f"{scored.documents:,}",
+            "coverage": "every byte" if scored.coverage == 1 else f"{scored.coverage:.4%} of the bytes",
+            "strategy": ", ".join(f"{key} = {value}" for key, value in scored.strategy.items()),
+        }
+    )
+    if not compressors:
+        return facts
+    table = _table("compressor", "bits/byte", "this score")
+    for name, bpb in sorted(compressors.items(), key=lambda entry: entry[1]):
+        table.add_row(_text(name), f"{bpb:.4f}", _gap(1 - scored.bpb / bpb))
+    return Group(facts, "", table)
+
+
+def describe_view(description: Mapping[str, Any]) -> RenderableType:
+    """The shape and cost of a model: facts, parameters by role, virtual layers."""
+    model = msgspec.convert(description, Description)
+    facts = _facts(
+        {
+            "recipe": model.name,
+            "depth schedule": model.schedule,
+            "virtual layers": f"{len(model.virtual_layers)} over {len({v.block for v in model.virtual_layers})} blocks",
+            "parameters": f"{model.num_params:,}",
+            "FLOPs per token": f"{model.flops_per_token:,.0f}",
+            "predicted artifact": f"{model.predicted_artifact_bytes:,} bytes",
+        }
+    )
+    roles = _table("role", "parameters", "share")
+    for role, number in sorted(model.params_by_role.items(), key=lambda entry: -entry[1]):
+        roles.add_row(_text(role), f"{number:,}", _share(number, model.num_params))
+    layers = _table("virtual layer", "block", "iteration", "skip from")
+    for layer in model.virtual_layers:
+        sources = ", ".join(str(source) for source, target in model.skips if target == layer.index)
+        layers.add_row(str(layer.index), str(layer.block), str(layer.iteration), sources)
+    return Group(facts, "", roles, "", layers)
+
+
+def ledger_view(ledger: Mapping[str, Any]) -> RenderableType:
+    """Where the bytes of an artifact went, largest section first."""
+    packed = msgspec.convert(ledger, Ledger)
+    table = _table("section", "bytes", "share", "kind")
+    for section in sorted(packed.sections, key=lambda section: -section.bytes):
+        share = _share(section.bytes, packed.artifact_bytes)
+        table.add_row(_text(section.name), f"{section.bytes:,}", share, _text(section.kind))
+    facts = {"artifact": f"{packed.artifact_bytes:,} bytes"}
+    if packed.budget_bytes is not None:
+        share = _share(packed.artifact_bytes, packed.budget_bytes)
+        facts["budget"] = f"{packed.budget_bytes:,} bytes, {share} used"
+    if packed.precision:
+        facts["bits by role"] = ", ".join(f"{role} {bits:g}" for role, bits in packed.precision.items())
+    return Group(_facts(facts), "", table)
+
+
+def proof_view(receipt: Mapping[str, Any]) -> RenderableType:
+    """What was decoded back, and how its length compares with the claim."""
+    proof = msgspec.convert(receipt, Proof)
+    lines = [_proof_line(proof)]
+    if not proof.ok:
+        lines.append(_text(str(receipt.get("reason", "")), "bad"))
+    return Group(*lines)
+
+
+def manifest_view(manifest: Mapping[str, Any]) -> RenderableType:
+    """The two sides of a data set."""
+    table = _table("side", "documents", "bytes", "tokens", "bytes/token")
+    for side in ("train", "val"):
+        counts = manifest[side]
+        ratio = f"{counts['bytes'] / counts['tokens']:.4f}"
+        table.add_row(side, f"{counts['documents']:,}", f"{counts['bytes']:,}", f"{counts['tokens']:,}", ratio)
+    return table
+
+
+def recipes_view(recipes: Mapping[str, str]) -> RenderableType:
+    """The installed recipes and their claims."""
+    return _facts(recipes)
+
+
+def _answer(run: Summary) -> Text:
+    if run.bpb is None:
+        return Text("not scored", "unsure")
+    line = Text.assemble((f"{run.bpb:.4f} bits per byte", "answer"))
+    if run.saving_frac is not None and run.best_compressor is not None:
+        best = f"{show_controls(run.best_compressor)} ({run.compressors[run.best_compressor]:.4f})"
+        line.append(f", {_gap(run.saving_frac)} than {best}")
+    return line
+
+
+def _bytes_line(run: Summary) -> Text:
+    if run.artifact_bytes is None:
+        return Text("not packed", "unsure")
+    budget = f" of {run.budget_bytes:,} ({_share(run.artifact_bytes, run.budget_bytes)})" if run.budget_bytes else ""
+    return Text.assemble((f"{run.artifact_bytes:,} bytes", "answer"), budget)
+
+
+def _proof_line(proof: Proof | None) -> Text:
+    if proof is None:
+        return Text("not proved: nothing was decoded back", "unsure")
+    verdict = ("proved", "good") if proof.ok else ("proof failed", "bad")
+    sample = f": {proof.tokens:,} tokens in {proof.documents:,} documents, "
+    return Text.assemble(verdict, f"{sample}{proof.coded_bits:,.0f} bits ({100 * proof.excess_frac:+.3f} % of claim)")
+
+
+def _facts(facts: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for label, value in facts.items():
+        table.add_row(Text(label, "label"), _text(value))
+    return table
+
+
+def _table(name: str, *columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="label")
+    table.add_column(name, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _text(value: str, style: str = "") -> Text:
+    return Text(show_controls(value), style)
+
+
+def _gap(saving_frac: float) -> str:
+    return f"{100 * abs(saving_frac):.1f} % {'fewer' if saving_frac >= 0 else 'more'}"
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.2f} %" if whole else "-"

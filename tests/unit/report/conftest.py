@@ -1,0 +1,146 @@
+"""A run directory with the files and the sizes of numbers that a real demo run leaves."""
+
+import json
+import math
+import random
+
+import pytest
+
+SUMMARY = {
+    "name": "demo",
+    "bpb": 1.7421385,
+    "nats_per_token": 1.7421385 * 1_126_482 * math.log(2) / 407_000,  # so that the totals agree
+    "tokens": 407_000,
+    "bytes": 1_126_482,
+    "documents": 214,
+    "coverage": 1.0,
+    "strategy": {"kind": "sliding", "context": 256, "stride": 64},
+    "artifact": "model.nut",
+    "artifact_bytes": 987_654,
+    "budget_bytes": 1_000_000,
+    "compressors": {"xz": 2.7713, "brotli": 2.6482, "zstd": 2.7094},
+    "proof": {"ok": True, "tokens": 12_345, "documents": 8, "claimed_bits": 59_507.31, "coded_bits": 59_536},
+    "seconds": {"data": 11.2, "compile": 24.8, "train": 300.1, "pack": 9.7, "score": 38.4, "prove": 61.3},
+    "command": "nutshell demo --seed 42",
+    "overrides": {},
+}
+
+RECEIPT = {
+    "recipe_digest": "3f" * 32,
+    "data_digest": "a7" * 32,
+    "tokenizer_sha256": "0c" * 32,
+    "versions": {"nutshell": "0.1.0", "python": "3.11.9", "torch": "2.13.0", "numpy": "2.4.6"},
+    "processor": "Intel(R) Xeon(R) Processor @ 2.10GHz (AMX)",
+    "threads": 2,
+    "compute_dtype": "bfloat16",
+    "device": "cpu",
+    "steps": 1480,
+    "tokens": 12_124_160,
+    "seconds": {"train": 300.1},
+    "seed": 42,
+    "num_params": 2_170_896,
+}
+
+DESCRIPTION = {
+    "name": "demo",
+    "num_params": 2_170_896,
+    "params_by_role": {"matrix": 1_769_472, "embedding": 393_216, "gain": 7_168, "scale": 1_040},
+    "flops_per_token": 8_126_464,
+    "predicted_artifact_bytes": 991_000,
+    "virtual_layers": [
+        {"index": index, "block": block, "iteration": iteration}
+        for index, (block, iteration) in enumerate(
+            [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (2, 1), (3, 1), (4, 1), (5, 0), (6, 0)]
+        )
+    ],
+    "skips": [[0, 9], [1, 8], [2, 7]],
+    "schedule": "0-1 (2-4)x2 5-6",
+}
+
+LEDGER = {
+    "artifact_bytes": 987_654,
+    "budget_bytes": 1_000_000,
+    "sections": [
+        {"name": "header", "kind": "header", "bytes": 64},
+        {"name": "manifest", "kind": "manifest", "bytes": 3_118},
+        {"name": "recipe", "kind": "recipe", "bytes": 1_204},
+        {"name": "tokenizer", "kind": "tokenizer", "bytes": 21_870},
+        {"name": "matrix", "kind": "planes", "bytes": 781_302},
+        {"name": "embedding", "kind": "planes", "bytes": 172_300},
+        {"name": "gain", "kind": "raw", "bytes": 7_796},
+    ],
+    "precision": {"matrix": 4, "embedding": 4, "gain": 16, "scale": 16},
+}
+
+RECIPE = """# The demo: five minutes on two processor cores.
+name = "demo"
+
+[model]
+model_dim = 192
+num_heads = 6
+
+[model.depth]
+schedule = "0-1 (2-4)x2 5-6"
+skips = "mirror"
+
+[[train.phases]]
+until = 0.35
+schedule = "0-6"
+"""
+
+
+def metrics_rows():
+    """Rows every ten steps: a falling, noisy loss, slower steps once the recurrence is switched on."""
+    noise, seconds, rows = random.Random(0), 0.0, []
+    for step in range(0, 1481, 10):
+        looped = seconds > 105
+        loss = 3.25 + 3.7 * math.exp(-step / 90) + 0.9 * math.exp(-step / 500) + noise.gauss(0, 0.05)
+        rows.append(
+            {
+                "step": step,
+                "progress": min(1.0, seconds / 300),
+                "seconds": seconds,
+                "tokens": step * 8192,
+                "loss": loss,
+                "bpb": loss * 0.521,
+                "lr": 0.02 * min(1, 2 - 2 * step / 1480),
+                "ms_per_step": 231.4 if looped else 160.2,
+                "tokens_per_second": 35_402.0 if looped else 51_136.0,
+                "schedule": "0-1 (2-4)x2 5-6" if looped else "0-6",
+            }
+        )
+        seconds += 2.314 if looped else 1.602
+    return rows
+
+
+def write(run_dir, name, value):
+    (run_dir / name).write_text(json.dumps(value, indent=2))
+
+
+@pytest.fixture
+def rows():
+    return metrics_rows()
+
+
+@pytest.fixture
+def run_dir(tmp_path, rows):
+    """A finished run, whose files a test may change."""
+    write(tmp_path, "summary.json", SUMMARY)
+    write(tmp_path, "run.json", RECEIPT)
+    write(tmp_path, "describe.json", DESCRIPTION)
+    write(tmp_path, "pack.json", LEDGER)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path
+
+
+@pytest.fixture
+def load(run_dir):
+    """Read one of the run's JSON files."""
+    return lambda name: json.loads((run_dir / name).read_text())
+
+
+@pytest.fixture
+def edit(run_dir, load):
+    """Change keys of one of the run's JSON files."""
+    return lambda file, **changes: write(run_dir, file, {**load(file), **changes})

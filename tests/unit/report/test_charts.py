@@ -1,0 +1,119 @@
+import re
+import xml.etree.ElementTree as ET
+
+import msgspec
+import pytest
+
+from nutshell.report.charts import depth_diagram, loss_curve, split_phases
+from nutshell.report.stored import Description, MetricsRow
+
+
+@pytest.fixture
+def metrics(rows):
+    return msgspec.convert(rows, list[MetricsRow])
+
+
+@pytest.fixture
+def description(load):
+    return msgspec.convert(load("describe.json"), Description)
+
+
+def draw(metrics, width=600, scored_bpb=1.7421):
+    return loss_curve(metrics, scored_bpb=scored_bpb, width=width, height=300)
+
+
+def test_phases_split_where_the_schedule_changes(metrics):
+    flat, looped = split_phases(metrics)
+    assert (flat.schedule, flat.first.step, flat.last.step) == ("0-6", 0, 650)
+    assert (looped.schedule, looped.first.step, looped.last.step) == ("0-1 (2-4)x2 5-6", 660, 1480)
+    assert split_phases([]) == []
+
+
+def test_same_rows_same_bytes(metrics):
+    assert draw(metrics) == draw(metrics)
+    assert draw(metrics) != draw(metrics[:-1])
+
+
+def test_loss_curve_says_what_it_shows(metrics):
+    text = " ".join(ET.fromstring(draw(metrics)).itertext())
+    for label in ["training time (s)", "training loss (nats/token)", "bpb estimate (bits/byte)", "step"]:
+        assert label in text
+    assert "score of the artifact: 1.7421" in text
+    assert "phase 1" in text
+    assert "phase 2" in text
+    assert "score" not in draw(metrics, scored_bpb=None)
+    assert "phase" not in draw(metrics[:20])
+
+
+def test_colours_belong_to_the_page(metrics):
+    svg = draw(metrics)
+    assert not re.search(r"#[0-9a-f]{6}\b", svg)
+    assert {"--ink", "--muted", "--rule", "--accent", "--accent-pale"} == set(re.findall(r"var\((--[\w-]+)\)", svg))
+    assert "font-family" not in svg
+    assert "<style" not in svg
+
+
+def test_two_drawings_share_no_ids(metrics):
+    first, second = (set(re.findall(r'id="([^"]*)"', draw(metrics, width=width))) for width in (380, 1000))
+    assert first
+    assert second
+    assert not first & second
+
+
+def place(svg, label):
+    """Where a label stands, as a fraction of the frame's width."""
+    frame = re.search(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg)
+    text = re.search(rf'x="([\d.]+)" y="[\d.]+">{label}</text>', svg)
+    assert frame
+    assert text
+    return (float(text[1]) - float(frame[1])) / float(frame[2])
+
+
+def test_steps_stand_at_the_second_they_were_reached(metrics):
+    # Step 600 is 41 % of the steps, but was reached after 33 % of the time.
+    seconds = {row.step: row.seconds for row in metrics}
+    assert place(draw(metrics), "600") == pytest.approx(seconds[600] / seconds[1480], abs=1e-4)
+
+
+def test_phases_meet_where_the_schedule_changes(metrics):
+    svg = draw(metrics)
+    seconds = {row.step: row.seconds for row in metrics}
+    switch = seconds[660] / seconds[1480]
+    assert place(svg, "phase 1") == pytest.approx(switch / 2, abs=1e-4)
+    assert place(svg, "phase 2") == pytest.approx((switch + 1) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", [3.0, 1e-9])
+def test_flat_loss_still_has_a_frame(metrics, loss):
+    flat = [msgspec.structs.replace(row, loss=loss, bpb=loss / 2) for row in metrics[:3]]
+    ET.fromstring(draw(flat, scored_bpb=None))
+
+
+def test_a_repeated_block_keeps_its_column_and_colour(description):
+    diagram = depth_diagram(description)
+    assert [visit.block for visit in diagram.visits] == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
+    by_block = {}
+    for visit in diagram.visits:
+        by_block.setdefault(visit.block, set()).add((visit.x, visit.hue))
+    assert all(len(places) == 1 for places in by_block.values())
+    hues = {block: hue for block, places in by_block.items() for _, hue in places}
+    assert hues == {0: None, 1: None, 2: 0, 3: 1, 4: 2, 5: None, 6: None}
+    heights = [visit.y for visit in diagram.visits]
+    assert heights == sorted(set(heights))
+
+
+def test_skips_lead_from_source_to_target_inside_the_drawing(description):
+    diagram = depth_diagram(description)
+    for (source, target), path in zip(description.skips, diagram.skips, strict=True):
+        numbers = [float(number) for number in re.findall(r"[\d.]+", path)]
+        assert numbers[1] == diagram.visits[source].y
+        assert numbers[-2] == diagram.visits[target].y
+        assert max(numbers[0], *numbers[2::2][:1]) < diagram.width
+    assert len(diagram.steps) == len(diagram.visits) - 1
+
+
+def test_a_model_without_skips_or_repeats(description):
+    layers = description.virtual_layers[:3]
+    diagram = depth_diagram(msgspec.structs.replace(description, virtual_layers=layers, skips=[]))
+    assert [visit.hue for visit in diagram.visits] == [None, None, None]
+    assert (len(diagram.steps), diagram.skips) == (2, [])

@@ -1,0 +1,113 @@
+import io
+from functools import partial
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from nutshell.report.tables import describe_view, ledger_view, score_view, summary_view
+from nutshell.report.terminal import THEME
+
+REPORT = Path("runs/demo/report.html")
+
+
+def lines_of(view, width=80):
+    console = Console(file=io.StringIO(), theme=THEME, width=width, markup=False)
+    console.print(view, crop=False)
+    return [" ".join(line.strip("\u2502 ").split()) for line in console.file.getvalue().splitlines()]
+
+
+def test_summary_opens_with_the_answer_and_ends_with_the_report(load):
+    title, *lines = lines_of(summary_view(load("summary.json"), report=REPORT))
+    assert "demo" in title
+    assert lines[0] == "1.7421 bits per byte, 34.2 % fewer than brotli (2.6482)"
+    assert lines[1] == "987,654 bytes of 1,000,000 (98.77 %)"
+    assert lines[2] == "proved: 12,345 tokens in 8 documents, 59,536 bits (+0.048 % of claim)"
+    assert lines[3] == "5 min 00 s of training, 7 min 26 s in all"
+    assert lines[-1] == "report: runs/demo/report.html"
+
+
+def test_summary_keeps_a_long_path_whole(load):
+    path = Path("runs") / ("x" * 120) / "report.html"
+    assert lines_of(summary_view(load("summary.json"), report=path))[-1] == f"report: {path}"
+
+
+def test_summary_of_an_unfinished_exploration(load):
+    summary = {"name": "demo", "command": "c", "overrides": {"optim.matrix_lr": 0.03}}
+    text = "\n".join(lines_of(summary_view(summary, report=REPORT), width=120))
+    for words in ["not scored", "not packed", "not proved", "overrides: optim.matrix_lr = 0.03 - exploration"]:
+        assert words in text
+
+
+def test_summary_of_a_failed_proof(load):
+    summary = load("summary.json")
+    summary["proof"]["ok"] = False
+    assert "proof failed: 12,345 tokens" in "\n".join(lines_of(summary_view(summary, report=REPORT)))
+
+
+def test_score_is_quoted_with_its_units(load):
+    lines = lines_of(score_view(load("summary.json")))
+    assert lines[:8] == [
+        "bits per byte 1.742139",
+        "nats per byte 1.207558",
+        "nats per token 3.342243",
+        "tokens 407,000",
+        "bytes 1,126,482",
+        "documents 214",
+        "coverage every byte",
+        "strategy kind = sliding, context = 256, stride = 64",
+    ]
+    assert lines[-3:] == ["brotli 2.6482 34.2 % fewer", "zstd 2.7094 35.7 % fewer", "xz 2.7713 37.1 % fewer"]
+
+
+def test_score_of_a_part_shows_its_coverage(load):
+    lines = lines_of(score_view({**load("summary.json"), "coverage": 0.25, "compressors": {}}))
+    assert "coverage 25.0000% of the bytes" in lines
+    assert len(lines) == 8
+
+
+def test_describe_lists_every_virtual_layer(load):
+    lines = lines_of(describe_view(load("describe.json")))
+    assert "virtual layers 10 over 7 blocks" in lines
+    assert "predicted artifact 991,000 bytes" in lines
+    assert "matrix 1,769,472 81.51 %" in lines
+    assert lines[-10:] == [
+        "0 0 0",
+        "1 1 0",
+        "2 2 0",
+        "3 3 0",
+        "4 4 0",
+        "5 2 1",
+        "6 3 1",
+        "7 4 1 2",
+        "8 5 0 1",
+        "9 6 0 0",
+    ]
+
+
+def test_ledger_is_sorted_by_bytes(load):
+    lines = lines_of(ledger_view(load("pack.json")))
+    assert "artifact 987,654 bytes" in lines
+    assert "budget 1,000,000 bytes, 98.77 % used" in lines
+    assert "bits by role matrix 4, embedding 4, gain 16, scale 16" in lines
+    assert lines[-7] == "matrix 781,302 79.11 % planes"
+    assert lines[-1] == "header 64 0.01 % header"
+
+
+def test_ledger_without_a_budget(load):
+    ledger = load("pack.json")
+    del ledger["budget_bytes"], ledger["precision"]
+    assert not [line for line in lines_of(ledger_view(ledger)) if line.startswith(("budget", "bits"))]
+
+
+@pytest.mark.parametrize(
+    ("view", "name", "key"),
+    [
+        (partial(summary_view, report=REPORT), "summary.json", "name"),
+        (describe_view, "describe.json", "schedule"),
+    ],
+)
+def test_names_cannot_command_the_terminal(load, view, name, key):
+    text = "\n".join(lines_of(view({**load(name), key: "[red]\x1b[2J"})))
+    assert "\x1b" not in text
+    assert "[red]\N{REPLACEMENT CHARACTER}[2J" in text
