@@ -3,6 +3,7 @@ import json
 import re
 
 import pytest
+from rich.console import Group
 from rich.text import Text
 
 from nutshell.report.terminal import Terminal, show_controls
@@ -115,7 +116,7 @@ def test_result_goes_to_stdout(capsys):
 def test_long_lines_of_a_pipe_stay_whole(capsys):
     terminal = Terminal()
     terminal.note("x " * 200)
-    terminal.result(None, lambda _: Text("y" * 400, no_wrap=True, overflow="ignore"))
+    terminal.result(None, lambda _: Group(Text("y" * 400, no_wrap=True, overflow="ignore")))
     assert capsys.readouterr() == ("y" * 400 + "\n", "x " * 200 + "\n")
 
 
