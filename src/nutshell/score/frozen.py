@@ -106,11 +106,12 @@ def _batches(tracks: list[Track], plan: WindowPlan, batch_tokens: int) -> Iterat
     jobs.sort(key=lambda job: (_offset(job), job.window.start - job.window.stop))
     for _, group in groupby(jobs, key=_offset):
         same_offset = list(group)
-        while same_offset:
-            longest = same_offset[0].window.stop - same_offset[0].window.start
+        first = 0
+        while first < len(same_offset):
+            longest = same_offset[first].window.stop - same_offset[first].window.start
             rows = max(1, batch_tokens // longest)
-            yield same_offset[:rows]
-            same_offset = same_offset[rows:]
+            yield same_offset[first : first + rows]
+            first += rows
 
 
 def _offset(job: _Job) -> int:
