@@ -42,6 +42,13 @@ def test_a_bomb_is_refused_at_its_declared_size(coder, payload, monkeypatch):
     assert not taken
 
 
+@pytest.mark.parametrize("coder", ["brotli", "lzma", "raw"])
+def test_a_stream_followed_by_something_is_refused(coder):
+    payload = CODERS[coder].encode(np.zeros(1000, np.int8))
+    with pytest.raises(ArtifactError):
+        CODERS[coder].decode(payload + b"\1", INT8, (1000,))
+
+
 def test_a_brotli_stream_followed_by_something_is_refused():
     with pytest.raises(ArtifactError, match="brotli stream"):
         unbrotli(brotli.compress(b"text") + b"more", max_bytes=100)
