@@ -11,7 +11,7 @@ from nutshell.quant.config import MAX_BITS
 from nutshell.quant.grids import largest_code, round_to_grid, step_for_rate
 
 METHOD = "rtn"
-SMALLEST_SCALE = float(np.finfo(np.float16).smallest_normal)
+SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)
 
 
 def quantize_fixed(weight: Float[Tensor, "R C"], *, bits: int, clip_sigmas: float | None) -> CodePlanes:

@@ -34,8 +34,8 @@ class BatchSource(Protocol):
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-class Interrupted(Exception):  # noqa: N818  # not an error: the user asked, and everything is saved
-    """Training was stopped by Ctrl-C; the checkpoint continues it."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended training between two steps; the checkpoint continues it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSourc
                 state.checkpoint(plan.identity).write(plan.checkpoint_path)
                 saved_at = spent.seconds
             if interrupted():
-                raise Interrupted(f"stopped at step {spent.steps}, saved {plan.checkpoint_path}")
+                raise Interrupted(f"stopped at step {spent.steps}; continue with --resume ({plan.checkpoint_path} is written)")
     state.checkpoint(plan.identity).write(plan.checkpoint_path)
 
 

@@ -1,0 +1,203 @@
+"""Weights to bytes and back: what is packed is what is loaded, under any budget that can be met."""
+
+import dataclasses
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from models import ALL_TOGETHER, CASES, build_model, tokens
+from nutshell.artifact.config import PackConfig
+from nutshell.artifact.container import pack_container, unpack_container
+from nutshell.artifact.fit import fit
+from nutshell.artifact.load import load
+from nutshell.artifact.pack import Contents, pack
+from nutshell.artifact.predictor import ModelPredictor, ModelStepper
+from nutshell.config.loader import decode, to_toml
+from nutshell.data.tokenizer_training import train_tokenizer
+from nutshell.errors import ArtifactError, BudgetError
+from nutshell.nn.params import ParamTable
+from nutshell.quant.rtn import dequantize, quantize_fixed
+from nutshell.recipe import Recipe
+
+VOCAB = 300
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    text = " ".join(f"{word} {number}" for number in range(400) for word in ("alpha", "beta", "gamma", "delta"))
+    return train_tokenizer([text.encode()], vocab_size=VOCAB)
+
+
+def recipe(changes):
+    model = {
+        "vocab_size": VOCAB,
+        "model_dim": 24,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "depth": {"schedule": "0 (1-2)x2 3", "skips": "mirror"},
+        "mlp": {"kind": "relu2", "mlp_dim": 40},
+    }
+    table = {
+        "about": "test",
+        "model": model | changes,
+        "train": {"budget": {"steps": 1}, "batch_size": 1, "seq_len": 16},
+        "pack": {"budget_bytes": 40_000, "rules": []},
+        "score": {"stride": 8},
+    }
+    return decode(table, Recipe, where="test")
+
+
+def contents(tokenizer, changes=ALL_TOGETHER):
+    made = recipe(changes)
+    model, schedule = build_model(made.model)
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    table = ParamTable.of(model)
+    return Contents.of(weights, table, recipe=to_toml(made), tokenizer=tokenizer.model_bytes), model, schedule
+
+
+def rules(*given):
+    return decode({"budget_bytes": 40_000, "rules": list(given)}, PackConfig, where="test")
+
+
+FITTED = {"kind": "rtn", "roles": ["matrix", "embedding"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_state_of_every_technique_survives(tokenizer, case):
+    whole, model, schedule = contents(tokenizer, CASES[case])
+    loaded = load(pack(whole, rules({"kind": "rtn", "roles": ["matrix"], "bits": 8}), rate_bits=None).content)
+    with torch.no_grad():
+        for row in ParamTable.of(
+            model
+        ):  # the model that the artifact should give: matrices on the grid, fp16 elsewhere
+            if row.role == "matrix":
+                row.value.copy_(dequantize(quantize_fixed(row.value, bits=8, clip_sigmas=None)))
+            else:
+                row.value.copy_(row.value.half().float())
+        text = tokens(2, 12)
+        assert torch.equal(loaded.model(text, loaded.schedule), model(text, schedule))
+    assert loaded.schedule == schedule
+    assert (loaded.context, loaded.stride) == (16, 8)
+    assert loaded.tokenizer.sha256 == tokenizer.sha256
+
+
+@pytest.mark.parametrize("budget", [13_000, 15_000, 18_000])
+def test_fit_uses_the_budget_to_the_last_promille(tokenizer, budget):
+    whole, *_ = contents(tokenizer)
+    config = msgspec.structs.replace(rules(FITTED), budget_bytes=budget)
+    packed = fit(whole, config)
+    assert 0.995 * budget <= len(packed.content) <= budget
+    load(packed.content)
+
+
+def test_more_bytes_buy_more_precision(tokenizer):
+    whole, *_ = contents(tokenizer)
+    rates = [
+        fit(whole, msgspec.structs.replace(rules(FITTED), budget_bytes=size)).rate_bits for size in (13_000, 18_000)
+    ]
+    assert rates[0] < rates[1]
+
+
+def test_extra_bits_shift_one_role_against_the_other(tokenizer):
+    whole, *_ = contents(tokenizer)
+    plain = pack(whole, rules(FITTED), rate_bits=4.0)
+    shifted_rules = rules(
+        {"kind": "rtn", "roles": ["matrix"]}, {"kind": "rtn", "roles": ["embedding"], "extra_bits": 2.0}
+    )
+    shifted = pack(whole, shifted_rules, rate_bits=4.0)
+    for name in whole.roles:
+        if (name, "codes") in plain.container.sections:
+            before, after = (len(p.container.section(name, "codes").payload) for p in (plain, shifted))
+            assert after > 1.3 * before if name == "embedding" else after == before
+
+
+def test_a_budget_nothing_meets_is_refused_with_numbers(tokenizer):
+    whole, *_ = contents(tokenizer)
+    with pytest.raises(BudgetError, match=r"the artifact has [\d,]+ B at 1 bits a weight, over the budget of 5,000 B"):
+        fit(whole, msgspec.structs.replace(rules(FITTED), budget_bytes=5_000))
+    fixed = rules({"kind": "rtn", "roles": ["matrix", "embedding"], "bits": 8})
+    with pytest.raises(BudgetError, match="the precision that its rules fix"):
+        fit(whole, msgspec.structs.replace(fixed, budget_bytes=9_000))
+
+
+def test_packing_is_deterministic_whatever_the_threads(tokenizer):
+    whole, *_ = contents(tokenizer)
+    threads = torch.get_num_threads()
+    try:
+        outcomes = set()
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            outcomes.add(fit(whole, rules(FITTED)).content)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(outcomes) == 1
+
+
+def repack(packed, edit):
+    sections = dict(packed.container.sections)
+    edit(sections)
+    return pack_container(sections.values(), {})
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda s: s.pop(("blocks.0.mlp.up.weight", "codes")), "no section 'blocks.0.mlp.up.weight'"),
+        (lambda s: s.pop(("recipe", "recipe")), "no section 'recipe'"),
+        (
+            lambda s: s.update(
+                {("x", "float"): dataclasses.replace(s["blocks.0.attention.q_gain", "float"], name="x")}
+            ),
+            r"section 'x' \(float\) belongs to no weight",
+        ),
+        (
+            lambda s: s.update(
+                {
+                    ("blocks.0.attention.q_gain", "float"): dataclasses.replace(
+                        s["blocks.0.residual.mlp_scale", "float"], name="blocks.0.attention.q_gain"
+                    )
+                }
+            ),
+            r"'blocks.0.attention.q_gain' has shape \[24\], its recipe says \[4\]",
+        ),
+    ],
+)
+def test_an_artifact_that_is_not_its_recipes_is_refused(tokenizer, edit, message):
+    whole, *_ = contents(tokenizer)
+    packed = pack(whole, rules(FITTED), rate_bits=4.0)
+    with pytest.raises(ArtifactError, match=message):
+        load(repack(packed, edit), where="here")
+
+
+def test_a_recipe_that_cannot_be_built_is_an_artifact_error(tokenizer):
+    whole, *_ = contents(tokenizer)
+    for text in ("= no toml", 'about = "x"', whole.recipe.replace("num_heads = 4", "num_heads = 3")):
+        broken = dataclasses.replace(whole, recipe=text)
+        with pytest.raises(ArtifactError, match="its recipe or tokenizer cannot be used"):
+            load(pack(broken, rules(FITTED), rate_bits=4.0).content)
+
+
+def test_stepping_through_the_cache_is_scoring_in_windows(tokenizer):
+    whole, *_ = contents(tokenizer)
+    loaded = load(pack(whole, rules(FITTED), rate_bits=5.0).content)
+    text = np.random.default_rng(0).integers(0, VOCAB, (3, 16))
+    predictor, stepper = ModelPredictor(loaded), ModelStepper(loaded)
+    whole_rows = predictor.log_probs(text)
+    stepper.begin(3)
+    first = stepper.feed(text[:, :5])
+    np.testing.assert_allclose(first, whole_rows[:, 4], atol=1e-5)
+    stepper.keep(np.array([0, 2]))
+    second = stepper.feed(text[[0, 2], 5:6])
+    np.testing.assert_allclose(second, whole_rows[[0, 2], 5], atol=1e-5)
+    nats = predictor.nats(text[:, :-1], text[:, -4:])
+    expected = -np.take_along_axis(whole_rows[:, -5:-1], text[:, -4:, None], axis=2)[..., 0]
+    np.testing.assert_allclose(nats, expected, atol=1e-5)
+
+
+def test_unpacked_sections_match_what_was_packed(tokenizer):
+    whole, *_ = contents(tokenizer)
+    packed = pack(whole, rules(FITTED), rate_bits=4.0)
+    assert unpack_container(packed.content).sections == packed.container.sections
