@@ -26,8 +26,8 @@ class Payload:
 
 
 def to_frequencies(weights):
-    spare = 2**24 - len(weights)
-    shares = [weight * spare // sum(weights) for weight in weights]
+    spare, total = 2**24 - len(weights), sum(weights)
+    shares = [weight * spare // total for weight in weights]
     shares[shares.index(max(shares))] += spare - sum(shares)
     return [share + 1 for share in shares]
 

@@ -43,6 +43,7 @@ INTEGERS = {
     "constant": np.full((17, 33), 3, np.uint8),
     "empty": np.zeros((0, 7), np.int8),
     "extremes of uint32": np.array([2**32 - 1, 2**32 - 70], np.uint32),
+    "extremes of int16": np.repeat(np.array([-(2**15), 2**15 - 1], np.int16), 40),
     "extremes of int32": np.array([[-(2**31), -(2**31) + 300]], np.int32),
     "three dimensions": one_bell().reshape(4, 10, 24),
     "big-endian": rows_of_many_widths().astype(">i2"),
