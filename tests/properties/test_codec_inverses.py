@@ -40,10 +40,11 @@ def test_generic_chains_are_exact_inverses(array, chain):
 
 @given(codes())
 @settings(deadline=None, max_examples=200)
-def test_entropy_coding_is_an_exact_inverse_of_the_estimated_size(array):
+def test_entropy_coding_is_an_exact_inverse_and_never_dearer_than_estimated(array):
     payload = encode(array, ("ans",))
     np.testing.assert_array_equal(decode(payload, ("ans",), array.dtype, array.shape), array, strict=True)
-    assert abs(estimate_bytes(array, ("ans",)) - len(payload)) <= 16
+    # Not two-sided: from an empty stack the lowest code costs nothing, so an array that ends in many of it is cheaper.
+    assert len(payload) <= estimate_bytes(array, ("ans",)) + 4
 
 
 @given(codes(max_side=20))

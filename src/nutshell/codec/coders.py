@@ -93,7 +93,7 @@ class Ans:
         return array.reshape(shape)
 
     def estimate(self, array: Int[np.ndarray, "..."]) -> int:
-        """Price the fitted model: exact but for the rounding of the stream to bytes."""
+        """Price the fitted model: within some bytes, for the stream begins and ends in whole words."""
         return math.ceil(fit(*_symbols(array)).bits / 8)
 
 
