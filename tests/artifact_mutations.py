@@ -39,7 +39,7 @@ def damage(content, rng):
     """Change one to three places: a bit, a byte, a span cut, doubled, inserted or overwritten, the end cut or grown."""
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         at = rng.randrange(len(content)) if rng.random() < 0.5 else rng.randrange(min(len(content), 64))
-        span = rng.choice([1, 1, 2, 4, 30, len(content) // 3])
+        span = rng.choice([1, 1, 2, 4, 30, 1 + len(content) // 3])
         before, part, after = content[:at], content[at : at + span], content[at + span :]
         match rng.randrange(7):
             case 0:
