@@ -4,12 +4,33 @@ Add a model as a line in `MODELS`: a factory of something that is Predictor and 
 nats that its arithmetic needs between batch shapes.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from models import ALL_TOGETHER, VOCAB, build_model, model_config
 from score_twins import Order2, Uniform, Unigram
 
-MODELS = {"uniform": (Uniform, 1e-6), "unigram": (Unigram, 1e-6), "order2": (Order2, 1e-6)}
+from nutshell.artifact.load import Loaded
+from nutshell.artifact.predictor import ModelPredictor, ModelStepper
+
+
+class Shipped(ModelPredictor, ModelStepper):
+    """The model that artifacts hold, with every technique."""
+
+    def __init__(self):
+        model, schedule = build_model(model_config(**ALL_TOGETHER))
+        tokenizer = SimpleNamespace(vocab_size=VOCAB)
+        ModelStepper.__init__(self, Loaded(model.eval(), schedule, tokenizer, context=16, stride=8, recipe=""))
+
+
+MODELS = {
+    "uniform": (Uniform, 1e-6),
+    "unigram": (Unigram, 1e-6),
+    "order2": (Order2, 1e-6),
+    "shipped": (Shipped, 2e-5),
+}
 
 
 @pytest.fixture(params=MODELS)

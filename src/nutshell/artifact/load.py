@@ -83,14 +83,12 @@ def _load(container: Container) -> Loaded:
 
 
 def _read_weight(container: Container, row: ParamRow) -> tuple[torch.Tensor, set[tuple[str, str]]]:
-    if (row.name, "float") in container.sections:
-        keys = {(row.name, "float")}
-        value = torch.from_numpy(container.section(row.name, "float").decode()).float()
-    else:
-        keys = {(row.name, "codes"), (row.name, "scale")}
-        codes = container.section(row.name, "codes").decode()
-        scale = container.section(row.name, "scale").decode()
-        value = dequantize(CodePlanes(codes=codes, sides={"scale": scale}, spec={"method": METHOD}))
-    if tuple(value.shape) != row.shape:
-        raise ArtifactError(f"weight '{row.name}' has shape {list(value.shape)}, its recipe says {list(row.shape)}")
-    return value, keys
+    kind = "float" if (row.name, "float") in container.sections else "codes"
+    main = container.section(row.name, kind)
+    if main.shape != row.shape:  # before decoding, which takes time and memory by the shape
+        raise ArtifactError(f"weight '{row.name}' has shape {list(main.shape)}, its recipe says {list(row.shape)}")
+    if kind == "float":
+        return torch.from_numpy(main.decode()).float(), {(row.name, kind)}
+    scale = container.section(row.name, "scale")
+    planes = CodePlanes(codes=main.decode(), sides={"scale": scale.decode()}, spec={"method": METHOD})
+    return dequantize(planes), {(row.name, kind), (row.name, "scale")}

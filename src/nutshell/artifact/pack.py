@@ -19,8 +19,9 @@ from nutshell.nn.params import ParamTable, Role
 from nutshell.quant.config import RtnConfig
 from nutshell.quant.rtn import quantize_fixed, quantize_rate
 
-CODE_CHAINS = (("ans",), ("brotli",))
-SIDE_CHAINS = (("shuffle", "ans"), ("shuffle", "brotli"), ("raw",))
+# For codes, the model of `ans` won on every trained matrix; brotli takes seconds and can win only where rows repeat.
+CODE_CHAINS = (("ans",),)
+SIDE_CHAINS = (("bits", "ans"), ("shuffle", "brotli"), ("raw",))
 BYTES_CHAINS = (("lzma",), ("brotli",))
 
 
@@ -95,4 +96,9 @@ def _weight_sections(contents: Contents, rules: Iterable[RtnConfig], rate_bits: 
 
 
 def _smallest(name: str, kind: str, array: np.ndarray, chains: tuple[codec.Chain, ...]) -> Section:
-    return Section.encode(name, kind, array=array, chain=codec.choose(array, chains))
+    """Encode by the chain that makes the fewest bytes; of equals the first."""
+    return min((Section.encode(name, kind, array=array, chain=chain) for chain in chains), key=_num_bytes)
+
+
+def _num_bytes(section: Section) -> int:
+    return len(section.payload)

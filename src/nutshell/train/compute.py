@@ -43,7 +43,7 @@ class Compute:
         return cls(
             dtype=torch.bfloat16 if dtype == "bf16" else torch.float32,
             attend_kind="products" if config.seq_len <= LONGEST_PRODUCTS_WINDOW else "fused",
-            compiled=shutil.which("g++") is not None or shutil.which("clang++") is not None,
+            compiled=config.compile == "auto" and any(map(shutil.which, ("g++", "clang++"))),
         )
 
     def facts(self) -> dict[str, object]:

@@ -32,6 +32,7 @@ class TrainConfig(Config, frozen=True):
 
     `batch_size` sequences of `seq_len` tokens make a step. `ema_decay` averages the weights in fp32 after every step;
     the average is what is packed. `compute_dtype` auto is bf16 where the processor has instructions for it, else fp32.
+    `compile` auto compiles where there is a C++ compiler: half a minute that pays from some hundred steps on.
     """
 
     budget: BudgetConfig
@@ -40,6 +41,7 @@ class TrainConfig(Config, frozen=True):
     phases: tuple[PhaseConfig, ...] = ()
     ema_decay: float | None = None
     compute_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: Literal["auto", "never"] = "auto"
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:

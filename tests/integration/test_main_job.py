@@ -1,0 +1,126 @@
+"""The whole path through the installed command, in processes of their own, on a small text; under a minute."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+RECIPE = """
+about = "a test"
+[model]
+vocab_size = 400
+model_dim = 32
+num_heads = 2
+num_kv_heads = 1
+inputs = [{ kind = "embed_norm" }]
+logits = [{ kind = "softcap" }]
+mlp = { kind = "relu2", mlp_dim = 64 }
+residual = { kind = "x0_mix" }
+[model.depth]
+schedule = "0 (1)x2 2"
+skips = "mirror"
+[train]
+batch_size = 4
+seq_len = 64
+ema_decay = 0.9
+compile = "never"
+phases = [{ until = 0.5, schedule = "0-2" }]
+budget = { steps = 20 }
+[pack]
+budget_bytes = 30_000
+rules = [{ kind = "rtn", roles = ["matrix", "embedding"] }]
+[score]
+stride = 32
+[prove]
+documents = 2
+max_tokens = 600
+"""
+
+
+def nutshell(*arguments, cwd, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "nutshell", *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def words(rng, count):
+    vocabulary = [f"{a}{b}" for a in ("ba", "do", "ki", "mu", "re") for b in ("lor", "tin", "sap", "wex", "nod")]
+    return " ".join(rng.choice(vocabulary) for _ in range(count))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A data set and a finished run of it."""
+    folder = tmp_path_factory.mktemp("job")
+    rng = random.Random(0)
+    texts = [{"text": f"{words(rng, 80)}.\n"} for _ in range(120)]
+    (folder / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in texts))
+    (folder / "small.toml").write_text(RECIPE)
+    nutshell("data", "build", "text.jsonl", "--vocab", 400, "--out", "data", "--val-frac", 0.2, cwd=folder)
+    nutshell("run", "small.toml", "--data", "data", "--out", "out", cwd=folder)
+    return folder
+
+
+def test_the_summary_answers(finished):
+    summary = json.loads((finished / "out/summary.json").read_text())
+    assert 0 < summary["bpb"] < 8
+    assert summary["artifact_bytes"] == (finished / "out/model.nut").stat().st_size <= summary["budget_bytes"]
+    assert set(summary["compressors"]) == {"xz -9e", "brotli -11", "zstd -22"}
+    assert summary["proof"]["ok"]
+    assert summary["proof"]["documents"] == 2
+    assert abs(summary["proof"]["coded_bits"] / summary["proof"]["claimed_bits"] - 1) < 0.01
+    assert summary["coverage"] == 1.0
+    assert {"train", "pack", "score", "prove"} <= summary["seconds"].keys()
+    assert (finished / "out/report.html").stat().st_size > 10_000
+
+
+def test_the_score_is_the_decoded_texts_code_length(finished):
+    score = json.loads((finished / "out/score.json").read_text())
+    manifest = json.loads((finished / "data/manifest.json").read_text())
+    assert score["bytes"] == manifest["val"]["bytes"]
+    assert score["bpb"] == pytest.approx(score["total_nats"] / 0.6931471805599453 / score["bytes"], rel=1e-12)
+
+
+def test_a_finished_run_does_nothing_again_and_stages_run_alone(finished):
+    before = {path.name: path.stat().st_mtime_ns for path in (finished / "out").iterdir()}
+    again = nutshell("run", "small.toml", "--data", "data", "--out", "out", cwd=finished)
+    assert "done before" in again.stderr
+    kept = ("run.json", "weights.safetensors", "model.nut", "pack.json", "score.json", "proof.json")
+    assert all((finished / "out" / name).stat().st_mtime_ns == before[name] for name in kept)
+    alone = json.loads(nutshell("score", "out/model.nut", "--data", "data", "--json", cwd=finished).stdout)
+    stored = json.loads((finished / "out/score.json").read_text())
+    assert alone["total_nats"] == stored["total_nats"]
+    receipt = json.loads(
+        nutshell("prove", "out/model.nut", "--data", "data", "--docs", 1, "--json", cwd=finished).stdout
+    )
+    assert receipt["ok"]
+
+
+def test_sample_continues_the_prompt_and_repeats_with_its_seed(finished):
+    arguments = ("sample", "out/model.nut", "--prompt", "balor ", "--max-tokens", 80, "--json")
+    texts = [json.loads(nutshell(*arguments, cwd=finished).stdout)["text"] for _ in range(2)]
+    assert texts[0] == texts[1]
+    assert texts[0].startswith("balor ")
+    assert len(texts[0]) > len("balor ")
+
+
+def test_packing_under_another_budget(finished):
+    ledger = json.loads(nutshell("pack", "out", "--budget-bytes", 20_000, "--json", cwd=finished).stdout)
+    assert ledger["artifact_bytes"] == sum(row["bytes"] for row in ledger["sections"]) <= 20_000
+    failed = nutshell("pack", "out", "--budget-bytes", 1_000, cwd=finished, status=1)
+    assert failed.stderr.strip().splitlines()[-1].startswith("nutshell: the artifact has")
+    assert (finished / "out/model.nut").stat().st_size == ledger["artifact_bytes"]
+    nutshell("pack", "out", cwd=finished)
+
+
+def test_two_seeds_differ_and_one_seed_repeats_to_the_byte(finished):
+    artifacts = []
+    for out, seed in (("a", 5), ("b", 5), ("c", 6)):
+        nutshell("train", "small.toml", "--data", "data", "--out", out, "--seed", seed, cwd=finished)
+        nutshell("pack", out, cwd=finished)
+        artifacts.append((finished / out / "model.nut").read_bytes())
+    assert artifacts[0] == artifacts[1] != artifacts[2]

@@ -1,0 +1,232 @@
+"""Bad input, through the command as a user types it: one clear line, a status, nothing lost."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nutshell import cli
+from nutshell.files import read_json
+
+SMALL = """
+about = "a test"
+[model]
+vocab_size = 300
+model_dim = 16
+num_heads = 2
+num_kv_heads = 1
+mlp = { kind = "relu2", mlp_dim = 16 }
+depth = { schedule = "0-1" }
+[train]
+batch_size = 2
+seq_len = 16
+compile = "never"
+budget = { steps = 3 }
+[pack]
+budget_bytes = 30_000
+rules = [{ kind = "rtn", roles = ["matrix", "embedding"] }]
+[score]
+stride = 16
+"""
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Type a command; give status, stdout and the lines of stderr."""
+
+    def typed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["nutshell", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as done:
+            status = done.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err.splitlines()
+
+    return typed
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A small data set, built once."""
+    folder = tmp_path_factory.mktemp("cli")
+    lines = [json.dumps({"text": f"number {n} and then {n * n} with {n % 7} more words to count"}) for n in range(400)]
+    (folder / "text.jsonl").write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-m", "nutshell", "data", "build", "text.jsonl", "--vocab", "300", "--out", "data"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "data"
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def trained(run, recipe, data, tmp_path):
+    out = tmp_path / "out"
+    assert run("train", recipe, "--data", data, "--out", out)[0] == 0
+    assert run("pack", out)[0] == 0
+    return out
+
+
+def fails(outcome, part, status=1):
+    assert outcome[0] == status, outcome
+    assert outcome[2], "no message"
+    assert outcome[2][-1].startswith("nutshell: "), outcome[2]
+    assert part in outcome[2][-1]
+    assert not any("Traceback" in line for line in outcome[2])
+
+
+def test_usage(run):
+    fails(run("trian"), "Unknown command", status=2)
+    fails(run("train"), "", status=2)
+    fails(run("train", "demo", "--data", "x", "--seed", "many"), "seed", status=2)
+
+
+def test_recipes(run, recipe, tmp_path):
+    fails(run("describe", "nosuch"), "no recipe 'nosuch'; installed: demo")
+    fails(run("describe", tmp_path / "none.toml"), "cannot read the recipe (No such file or directory)")
+    recipe.write_text(SMALL.replace("vocab_size", "vocab_siz"))
+    fails(run("describe", recipe), f"{recipe}: unknown key 'model.vocab_siz'; did you mean 'vocab_size'?")
+    recipe.write_text(SMALL.replace("num_heads = 2", "num_heads = 3"))
+    fails(run("describe", recipe), "model_dim 16 is no multiple of num_heads 3")
+    recipe.write_text(SMALL.replace('depth = { schedule = "0-1" }', 'depth = { schedule = "0-1 5" }'))
+    fails(run("describe", recipe), "without a gap")
+    fails(run("describe", "demo", "--set", "model.nosuch=3"), "unknown key 'model.nosuch'")
+
+
+def test_describe_json_has_what_is_promised(run):
+    status, out, _ = run("describe", "demo", "--json")
+    description = json.loads(out)
+    assert status == 0
+    assert {"num_params", "virtual_layers", "skips", "predicted_artifact_bytes"} <= description.keys()
+    assert {"index", "block", "iteration"} <= description["virtual_layers"][0].keys()
+
+
+def test_data(run, tmp_path):
+    fails(run("data", "build", tmp_path / "none.txt", "--vocab", 300, "--out", tmp_path / "d"), "none.txt")
+    (tmp_path / "empty.txt").write_text("")
+    fails(run("data", "build", tmp_path / "empty.txt", "--vocab", 300, "--out", tmp_path / "d"), "no text")
+    assert not (tmp_path / "d").exists()
+
+
+def test_training_refuses_data_that_does_not_fit(run, recipe, data, tmp_path):
+    fails(run("train", recipe, "--data", tmp_path / "nowhere", "--out", tmp_path / "o"), "no such folder")
+    recipe.write_text(SMALL.replace("vocab_size = 300", "vocab_size = 301"))
+    fails(run("train", recipe, "--data", data, "--out", tmp_path / "o"), "its tokenizer has 300 tokens, the recipe 301")
+    recipe.write_text(SMALL.replace("seq_len = 16", "seq_len = 1000000"))
+    fails(run("train", recipe, "--data", data, "--out", tmp_path / "o"), "too few for one window")
+
+
+def test_a_directory_of_another_run_is_not_overwritten(run, recipe, data, trained):
+    weights = (trained / "weights.safetensors").read_bytes()
+    fails(run("train", recipe, "--data", data, "--out", trained, "--seed", 9), "holds another run (its seed differs)")
+    assert (trained / "weights.safetensors").read_bytes() == weights
+    status, _, err = run("train", recipe, "--data", data, "--out", trained)
+    assert status == 0
+    assert "done before" in err[0]
+
+
+def test_resume_needs_a_checkpoint(run, recipe, data, tmp_path):
+    fails(run("train", recipe, "--data", data, "--out", tmp_path / "o", "--resume"), "there is no such file")
+
+
+def test_stages_out_of_order(run, tmp_path):
+    fails(run("pack", tmp_path), "run.json: there is no such file; train the run first")
+    fails(run("score", tmp_path / "x.nut", "--data", tmp_path), "cannot read the artifact (No such file or directory)")
+    fails(run("report", tmp_path), "summary.json")
+
+
+def test_weights_that_are_not_the_receipts(run, trained):
+    path = trained / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    fails(run("pack", trained), "not the weights that run.json names")
+    path.write_bytes(content[: len(content) // 2])
+    fails(run("pack", trained), "damaged or not a safetensors file")
+
+
+def test_a_damaged_artifact(run, trained, data):
+    path = trained / "model.nut"
+    content = path.read_bytes()
+    for damaged in (content[:-10], content[:50], b"", b"hello" * 100):
+        path.write_bytes(damaged)
+        fails(run("score", path, "--data", data), str(path))
+    altered = bytearray(content)
+    altered[len(content) // 2] ^= 4
+    path.write_bytes(altered)
+    fails(run("score", path, "--data", data), "damaged: the checksum does not match")
+    fails(run("sample", path), "damaged: the checksum does not match")
+
+
+def test_shards_of_another_tokenizer(run, trained, tmp_path):
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"text": f"other {n} text {n}"}) for n in range(300)))
+    other = tmp_path / "other"
+    assert run("data", "build", tmp_path / "t.jsonl", "--vocab", 300, "--out", other)[0] == 0
+    fails(run("score", trained / "model.nut", "--data", other), "not of the artifact's tokenizer")
+
+
+def test_scores_are_checked_before_they_are_proved(run, trained, data, tmp_path):
+    artifact, claim_path = trained / "model.nut", tmp_path / "score.json"
+    prove = ("prove", artifact, "--data", data, "--claim", claim_path, "--docs", 20)
+    assert run("score", artifact, "--data", data, "--out", claim_path)[0] == 0
+    claim = read_json(claim_path)
+    assert run(*prove)[0] == 0
+    lowered = [nats * 0.9 for nats in claim["document_nats"]]
+    claim_path.write_text(json.dumps(claim | {"document_nats": lowered}))
+    fails(run(*prove, "--out", tmp_path / "p"), "the score is not proved")
+    assert not read_json(tmp_path / "p.json")["ok"]
+    claim_path.write_text(json.dumps(claim | {"artifact_sha256": "0" * 64}))
+    fails(run(*prove), "the score to prove is that of another artifact")
+
+
+def test_a_stride_longer_than_the_window(run, trained, data):
+    fails(run("score", trained / "model.nut", "--data", data, "--stride", 17), "stride 17")
+
+
+def test_no_space_left_leaves_what_was_there(run, trained, data, monkeypatch):
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    fails(run("pack", trained, "--budget-bytes", 20_000), "No space left on device")
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(recipe, data, tmp_path):
+    recipe.write_text(SMALL.replace("steps = 3", "steps = 4000"))
+    command = [sys.executable, "-m", "nutshell", "train", recipe, "--data", data, "--out", tmp_path / "o"]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "o/metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size > 2_000):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "continue with --resume" in err.splitlines()[-1]
+    stopped_at = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert stopped_at < 4000
+    again = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "continue it with --resume" in again.stderr
+    resumed = subprocess.run([*map(str, command), "--resume"], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, 4001))
+    assert not (tmp_path / "o/checkpoint.safetensors").exists()
