@@ -57,8 +57,9 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, fresh: Flag = False, j
     data = out / "data"
     if not data.exists():
         out.mkdir(parents=True, exist_ok=True)
-        config = BuildConfig(vocab_size=resolved.recipe.model.vocab_size)
-        build_data(BundledCorpus(), data, config, terminal=terminal)
+        corpus = BundledCorpus()
+        config = BuildConfig(vocab_size=resolved.recipe.model.vocab_size, val_frac=corpus.val_frac)
+        build_data(corpus, data, config, terminal=terminal)
     run_all(resolved, data, out, seed=seed, terminal=terminal)
 
 
