@@ -3,8 +3,8 @@
     python benchmarks/train_cpu.py [--recipe demo] [--rounds 12] [--json] [--out results/train_cpu.json]
 
 The roofline is the time that the step's matrix products take alone: every product of one step (forward, backward and
-Newton-Schulz) is recorded with its shapes, strides and precision, and all run back to back on tensors of their own.
-The fraction is that time over the time of the whole step. Both are measured alternately in one run, since timings drift.
+Newton-Schulz) is recorded with its shapes, strides and precision, and all run back to back on their own tensors. The
+fraction is that time over the time of the whole step. Both are measured alternately in one run, since timings drift.
 """
 
 import json as json_module

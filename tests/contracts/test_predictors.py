@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from models import ALL_TOGETHER, VOCAB, build_model, model_config
-from score_twins import Order2, Uniform, Unigram
-
 from nutshell.artifact.load import Loaded
 from nutshell.artifact.predictor import ModelPredictor, ModelStepper
+from score_twins import Order2, Uniform, Unigram
 
 
 class Shipped(ModelPredictor, ModelStepper):

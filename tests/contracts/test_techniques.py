@@ -4,9 +4,9 @@ import typing
 
 import pytest
 import torch
-from models import ALL_TOGETHER, CASES, TECHNIQUES, VOCAB, build_model, model_config, tokens
 from torch.nn import functional as F  # noqa: N812
 
+from models import ALL_TOGETHER, CASES, TECHNIQUES, VOCAB, build_model, model_config, tokens
 from nutshell.model import residual, techniques
 from nutshell.model.accounting import count_params
 from nutshell.model.lm import LM

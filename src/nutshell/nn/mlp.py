@@ -1,7 +1,12 @@
-"""The two-matrix MLPs: `W2 act(W1 x)^2`, with act a plain or a leaky rectifier.
+"""The two-matrix MLPs: expand, rectify and square, contract.
 
-Squared rectifiers are So et al. 2021 (Primer, arXiv:2109.08668); the leaky form with slope 0.5 is openai/parameter-golf
-pull request 549. Squaring a negative half makes it positive: the leaky unit is not monotone, by design.
+What:      y = W2 act(W1 h)^2; act keeps what is positive, and of the rest nothing (relu2) or `slope` times it (leaky_relu2).
+Source:    relu2: So et al. 2021 (Primer, arXiv:2109.08668). leaky_relu2, slope 0.5: openai/parameter-golf 549.
+Shapes:    h, y [B T D]; W1 [F D], W2 [D F].
+Init:      W1 orthogonal, W2 zero: the branch starts silent.
+Cost:      2 D F parameters a block, 4 D F FLOPs a token and visit.
+Sees:      the current token.
+Interacts: c > 0 times h is c^2 times y. Squaring turns the leaky half positive: the unit is not monotone, by design.
 """
 
 import torch

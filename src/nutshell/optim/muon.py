@@ -1,8 +1,8 @@
 """Muon: momentum, then the nearest orthogonal matrix as the update.
 
-Source: Jordan et al. 2024 (the Muon write-up and modded-nanogpt). A matrix's gradient G is smoothed, Nesterov-style,
-`b <- mu b + g; u = g + mu b`, and u is orthogonalised by Newton-Schulz steps `X <- aX + (bA + cA^2) X`, `A = X X^T`, which
-push all singular values near 1. The update is scaled by sqrt(max(1, rows/cols)). Matrices of equal shape are
+Source: Jordan et al. 2024 (the Muon write-up and modded-nanogpt). A matrix's gradient g is smoothed, Nesterov-style,
+`b <- mu b + g; u = g + mu b`, and u is orthogonalised by Newton-Schulz steps `X <- aX + (bA + cA^2) X`, `A = X X^T`,
+which push all singular values near 1. The update is scaled by sqrt(max(1, rows/cols)). Matrices of equal shape are
 stacked, so that each product is one batched call and the model needs no banks.
 """
 

@@ -94,7 +94,9 @@ def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSourc
                 state.checkpoint(plan.identity).write(plan.checkpoint_path)
                 saved_at = spent.seconds
             if interrupted():
-                raise Interrupted(f"stopped at step {spent.steps}; continue with --resume ({plan.checkpoint_path} is written)")
+                raise Interrupted(
+                    f"stopped at step {spent.steps}; continue with --resume ({plan.checkpoint_path} is written)"
+                )
     state.checkpoint(plan.identity).write(plan.checkpoint_path)
 
 

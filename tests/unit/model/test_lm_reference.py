@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from models import build_model, model_config, tokens
 
+from models import build_model, model_config, tokens
 from nutshell.errors import RecipeError
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from models import build_model, model_config
 
+from models import build_model, model_config
 from nutshell.model.block import Attention
 from nutshell.model.seams import Stream
 from nutshell.nn.kernels.attend import attend

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from models import build_model, model_config, tokens
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from models import build_model, model_config, tokens
 from nutshell.nn.params import ParamRow, ParamTable, parameter
 from nutshell.optim.config import OptimConfig
 from nutshell.optim.curves import ramp, warmdown
