@@ -14,12 +14,12 @@ from nutshell.codec.limits import gaussian_code_bits
 from nutshell.model.config import ModelConfig
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
-from nutshell.quant.config import RtnConfig
-from nutshell.quant.grids import largest_code
+from nutshell.quant.config import MAX_BITS, RtnConfig
+from nutshell.quant.grids import largest_code, step_for_rate
 
 # Measured on the demo's artifact: a token of SentencePiece's model file after compression, recipe and frame, and the
 # manifest's row of a section.
-TOKENIZER_BYTES_PER_TOKEN = 6.5
+TOKENIZER_BYTES_PER_TOKEN = 4.8
 FIXED_BYTES = 1_500
 SECTION_BYTES = 16
 
@@ -43,8 +43,9 @@ def _weight_bytes(row: ParamRow, rule: RtnConfig | None) -> float:
 
 
 def _bits_per_weight(rule: RtnConfig, cols: int) -> float:
-    if rule.bits is None:
-        return HIGHEST_RATE_BITS + rule.extra_bits
     # The largest of `cols` normal values lies near sqrt(2 ln cols) deviations.
-    end = rule.clip_sigmas or math.sqrt(2 * math.log(max(cols, 2)))
-    return gaussian_code_bits(end / largest_code(rule.bits))
+    largest = math.sqrt(2 * math.log(max(cols, 2)))
+    if rule.bits is None:
+        finest = step_for_rate(HIGHEST_RATE_BITS + rule.extra_bits)
+        return gaussian_code_bits(max(finest, largest / largest_code(MAX_BITS)))
+    return gaussian_code_bits((rule.clip_sigmas or largest) / largest_code(rule.bits))

@@ -1,0 +1,55 @@
+"""The size predicted from a configuration, against the real bytes of normal weights."""
+
+import msgspec
+import pytest
+import torch
+from models import model_config
+
+from nutshell.artifact.config import PackConfig
+from nutshell.artifact.estimate import predict_bytes
+from nutshell.artifact.pack import Contents, pack
+from nutshell.config.loader import decode
+from nutshell.data.tokenizer_training import train_tokenizer
+from nutshell.model.lm import LM
+from nutshell.nn.params import ParamTable
+
+VOCAB = 512
+CONFIG = model_config(
+    vocab_size=VOCAB,
+    model_dim=128,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=32,
+    mlp={"kind": "relu2", "mlp_dim": 384},
+    residual={"kind": "x0_mix"},
+)
+
+
+def normal_contents() -> Contents:
+    model = LM(CONFIG, [CONFIG.depth.parse()])
+    generator = torch.Generator().manual_seed(0)
+    weights = {row.name: torch.randn(row.shape, generator=generator) for row in ParamTable.of(model)}
+    text = " ".join(f"{first}{second}" for first in "abcdefghijklmnopqrst" for second in "aeiou" for _ in range(3))
+    words = " ".join(f"{text[i : i + 7]} {i}" for i in range(3000))
+    tokenizer = train_tokenizer([words.encode()], vocab_size=VOCAB)
+    return Contents.of(weights, ParamTable.of(model), recipe='about = "x"\n' * 20, tokenizer=tokenizer.model_bytes)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"bits": 4}, {"bits": 6}, {"bits": 6, "clip_sigmas": 12.85}, {"bits": 8}, {"bits": 3, "clip_sigmas": 2.5}],
+)
+def test_fixed_precision(rule):
+    table = {"budget_bytes": 10**9, "rules": [{"kind": "rtn", "roles": ["matrix", "embedding"]} | rule]}
+    config = decode(table, PackConfig, where="test")
+    real = len(pack(normal_contents(), config, rate_bits=None).content)
+    assert predict_bytes(CONFIG, config) == pytest.approx(real, rel=0.04)
+
+
+def test_a_fitted_precision_ends_at_the_budget_or_at_its_finest():
+    table = {"budget_bytes": 150_000, "rules": [{"kind": "rtn", "roles": ["matrix", "embedding"]}]}
+    config = decode(table, PackConfig, where="test")
+    assert predict_bytes(CONFIG, config) == 150_000
+    roomy = msgspec.structs.replace(config, budget_bytes=10**9)
+    finest = len(pack(normal_contents(), roomy, rate_bits=8.0).content)
+    assert predict_bytes(CONFIG, roomy) == pytest.approx(finest, rel=0.04)
