@@ -2,8 +2,8 @@
 
     python benchmarks/attention_cpu.py [--rounds 15] [--out results/attention_cpu.json]
 
-Both are compiled and run on the same inputs alternately, 8,192 tokens a call; the ratio is fused time over products time,
-the median over rounds. `LONGEST_PRODUCTS_WINDOW` in train/compute.py rests on it.
+Both are compiled and run on the same inputs alternately, 8,192 tokens a call; the ratio is fused over products time, the
+median over rounds. `LONGEST_PRODUCTS_WINDOW` in train/compute.py rests on it.
 """
 
 import statistics

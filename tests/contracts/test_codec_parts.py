@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import codec_arrays
-from nutshell.codec.chain import decode, encode, estimate_bytes
+from nutshell.codec.chain import decode, encode
 from nutshell.codec.coders import CODERS
 from nutshell.codec.transforms import TRANSFORMS
 from nutshell.errors import ArtifactError
@@ -67,11 +67,3 @@ def test_a_payload_of_another_shape_is_refused(chain, shape):
     array = codec_arrays.rows_of_many_widths()
     with pytest.raises(ArtifactError):
         decode(encode(array, chain), chain, array.dtype, shape)
-
-
-@pytest.mark.parametrize(
-    "chain", [*((coder,) for coder in CODERS), ("shuffle", "brotli"), ("shuffle", "lzma"), ("bits", "ans")]
-)
-def test_the_estimate_is_near_the_real_size_for_what_models_consist_of(chain):
-    array = SCALES if len(chain) > 1 else codec_arrays.rows_of_many_widths().astype(np.int8)
-    assert estimate_bytes(array, chain) == pytest.approx(len(encode(array, chain)), rel=0.1)

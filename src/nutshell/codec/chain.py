@@ -3,7 +3,7 @@
 A chain is data, `("shuffle", "brotli")`, and is stored beside the payload it made.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Shaped
@@ -44,23 +44,6 @@ def decode(payload: bytes, chain: Sequence[str], dtype: np.dtype, shape: Shape) 
     for transform, stage in zip(reversed(transforms), reversed(stages), strict=True):
         array = transform.inverse(array, *stage)
     return array
-
-
-def choose(array: Shaped[np.ndarray, "..."], chains: Iterable[Sequence[str]]) -> Chain:
-    """Pick the chain that makes the fewest bytes; of equals the first."""
-    return min((tuple(chain) for chain in chains), key=lambda chain: len(encode(array, chain)))
-
-
-def estimate_bytes(array: Shaped[np.ndarray, "..."], chain: Sequence[str]) -> int:
-    """Predict `len(encode(array, chain))` without running the coder.
-
-    Within a few bytes for `ans`, exact for `raw`; for `brotli` and `lzma` what single bytes are worth, which is a
-    few per cent off for the arrays of a model and far too much for text.
-    """
-    transforms, coder = _parts(chain)
-    for transform in transforms:
-        array = transform.forward(array)
-    return coder.estimate(array) if array.size else 0
 
 
 def _parts(chain: Sequence[str]) -> tuple[list[Transform], Coder]:

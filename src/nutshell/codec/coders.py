@@ -47,10 +47,6 @@ class Coder(Protocol):
         """
         ...
 
-    def estimate(self, array: Shaped[np.ndarray, "..."]) -> int:
-        """Predict `len(encode(array))` without coding."""
-        ...
-
 
 class Ans:
     """Integer codes under a static model; rows along the first axis may differ in width."""
@@ -91,10 +87,6 @@ class Ans:
         if not stack.is_empty():
             raise ArtifactError("a coded section holds more than its codes")
         return array.reshape(shape)
-
-    def estimate(self, array: Int[np.ndarray, "..."]) -> int:
-        """Price the fitted model: within some bytes, for the stream begins and ends in whole words."""
-        return math.ceil(fit(*_symbols(array)).bits / 8)
 
 
 def _symbols(array: Int[np.ndarray, "..."]) -> tuple[Int[np.ndarray, "R C"], int]:
@@ -156,10 +148,6 @@ class Brotli:
         """Restore."""
         return _from_bytes(unbrotli(payload, max_bytes=_num_bytes(dtype, shape)), dtype, shape)
 
-    def estimate(self, array: Shaped[np.ndarray, "..."]) -> int:
-        """Price single bytes, blind to repetition."""
-        return _byte_entropy(array)
-
 
 def unbrotli(payload: bytes, *, max_bytes: int) -> bytes:
     """Decompress at most `max_bytes`.
@@ -203,10 +191,6 @@ class Lzma:
             raise ArtifactError("an LZMA stream is cut short, too long, or followed by something")
         return _from_bytes(content, dtype, shape)
 
-    def estimate(self, array: Shaped[np.ndarray, "..."]) -> int:
-        """Price single bytes, blind to repetition."""
-        return _byte_entropy(array)
-
     @staticmethod
     def _filters(num_bytes: int) -> list[dict[str, int]]:
         dictionary = 1 << min(max((num_bytes - 1).bit_length(), 12), 24)
@@ -224,10 +208,6 @@ class Raw:
         """Copy."""
         return _from_bytes(payload, dtype, shape)
 
-    def estimate(self, array: Shaped[np.ndarray, "..."]) -> int:
-        """Count the bytes."""
-        return array.nbytes
-
 
 def _num_bytes(dtype: np.dtype, shape: Shape) -> int:
     return math.prod(shape) * dtype.itemsize
@@ -239,17 +219,6 @@ def _from_bytes(content: bytes, dtype: np.dtype, shape: Shape) -> Shaped[np.ndar
             f"a section holds {len(content)} bytes, but {dtype} of shape {list(shape)} takes {_num_bytes(dtype, shape)}"
         )
     return np.frombuffer(content, dtype).reshape(shape).copy()
-
-
-def _byte_entropy(array: Shaped[np.ndarray, "..."]) -> int:
-    """Price single bytes at their entropy and half a byte for each value that occurs, one table for each byte plane."""
-    is_shuffled = array.dtype == np.uint8 and array.ndim == 2 and len(array) <= _MAX_PLANES
-    bits = 0.0
-    for plane in array if is_shuffled else [np.frombuffer(array.tobytes(), np.uint8)]:
-        counts = np.bincount(plane)
-        counts = counts[counts > 0]
-        bits += float(counts @ np.log2(plane.size / counts)) + 4 * len(counts)
-    return math.ceil(bits / 8)
 
 
 CODERS: dict[str, Coder] = {"ans": Ans(), "brotli": Brotli(), "lzma": Lzma(), "raw": Raw()}

@@ -1,6 +1,6 @@
 """The two-matrix MLPs: expand, rectify and square, contract.
 
-What:      y = W2 act(W1 h)^2; act keeps what is positive, and of the rest nothing (relu2) or `slope` times it (leaky_relu2).
+What:      y = W2 act(W1 h)^2 with act(u) = max(u, slope * u); relu2 is the one with slope 0.
 Source:    relu2: So et al. 2021 (Primer, arXiv:2109.08668). leaky_relu2, slope 0.5: openai/parameter-golf 549.
 Shapes:    h, y [B T D]; W1 [F D], W2 [D F].
 Init:      W1 orthogonal, W2 zero: the branch starts silent.

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 import torch
-from models import model_config
 
+from models import model_config
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.estimate import predict_bytes
 from nutshell.artifact.pack import Contents, pack

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-import codec_arrays
-from nutshell.codec.chain import choose, decode, encode
+from nutshell.codec.chain import decode, encode
 from nutshell.errors import ArtifactError
 
 
@@ -19,12 +18,6 @@ def test_an_empty_array_takes_no_bytes_and_refuses_any():
         assert encode(np.zeros((3, 0), np.int16), chain) == b""
         with pytest.raises(ArtifactError, match="has 1 bytes, but must have none"):
             decode(b"x", chain, np.dtype(np.int16), (3, 0))
-
-
-def test_codes_choose_entropy_coding_and_scales_a_shuffle():
-    chains = [("raw",), ("lzma",), ("shuffle", "brotli"), ("brotli",)]
-    assert choose(codec_arrays.one_bell(), [*chains, ("ans",)]) == ("ans",)
-    assert choose(np.tile(codec_arrays.scales(), 20) * np.arange(1, 1281, dtype=np.float16), chains) == chains[2]
 
 
 def test_bytes_are_little_endian_whatever_the_array_is():

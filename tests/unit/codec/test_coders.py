@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import codec_arrays
-from nutshell.codec.chain import decode, encode, estimate_bytes
+from nutshell.codec.chain import decode, encode
 from nutshell.codec.coders import CODERS, unbrotli
 from nutshell.codec.models import Bell, Histogram, RowBells, StaticModel, Support
 from nutshell.errors import ArtifactError
@@ -20,7 +20,6 @@ def test_real_bytes_are_within_sixteen_bytes_of_the_entropy():
     counts = counts[counts > 0]
     entropy_bytes = float(counts @ np.log2(codes.size / counts)) / 8
     assert len(encode(codes, ("ans",))) == pytest.approx(entropy_bytes, rel=1e-4, abs=16)
-    assert len(encode(codes, ("ans",))) == pytest.approx(estimate_bytes(codes, ("ans",)), abs=4)
 
 
 def test_entropy_coding_beats_the_generic_coders_on_rows_of_many_widths():
