@@ -33,6 +33,7 @@ app = App(
     name="nutshell",
     version=__version__,
     help="Train, compress and score the best language model that fits in a given number of bytes.",
+    suppress_keyboard_interrupt=False,  # `main` says what was saved
 )
 for verb, summary in VERBS.items():
     app.command(f"nutshell.verbs:{verb}", name=verb, help=summary)
@@ -45,7 +46,7 @@ app.command(data_app)
 def main() -> None:
     """Run the command. What a user caused is one line and status 1 (2 for usage); what a user stopped is status 130."""
     try:
-        app(exit_on_error=False, print_error=False)
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:
         _fail(f"{error} (see nutshell --help)", USAGE)
     except KeyboardInterrupt as interruption:

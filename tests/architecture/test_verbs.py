@@ -1,0 +1,52 @@
+"""The command's surface, frozen: a verb or an option that comes, goes or changes its name changes this page too."""
+
+import inspect
+
+from cyclopts import App
+
+from nutshell import cli, verbs
+
+# What each verb must be given, and what it may be given.
+SURFACE = {
+    "demo": ("", "out seed fresh json"),
+    "run": ("recipe data", "out seed set json"),
+    "train": ("recipe data", "out seed resume set json"),
+    "pack": ("run", "budget-bytes json"),
+    "score": ("artifact data", "stride out json"),
+    "prove": ("artifact data", "docs max-tokens claim out json"),
+    "sample": ("artifact", "prompt max-tokens temperature seed json"),
+    "report": ("run", ""),
+    "recipes": ("", "json"),
+    "describe": ("recipe", "set json"),
+    "data build": ("vocab out", "TEXT val-frac json"),
+}
+
+
+def surface(app: App) -> dict[str, tuple[str, str]]:
+    """List the verbs of the command and of its groups, with the names of their arguments."""
+    found = {}
+    for name in app:
+        if name.startswith("-"):
+            continue
+        if inner := {inner: names for inner, names in surface(app[name]).items() if not inner.startswith("-")}:
+            found |= {f"{name} {verb}": names for verb, names in inner.items()}
+            continue
+        required, optional = [], []
+        for argument in app[name].assemble_argument_collection():
+            assert len(argument.names) == 1, f"{name}: {argument.names} mean the same"
+            (required if argument.required else optional).append(argument.names[0].removeprefix("--"))
+        found[name] = (" ".join(required), " ".join(optional))
+    return found
+
+
+def test_verbs_and_options():
+    assert surface(cli.app) == SURFACE
+
+
+def test_every_verb_has_a_body_and_every_body_a_verb():
+    bodies = {
+        name
+        for name, body in inspect.getmembers(verbs, inspect.isfunction)
+        if body.__module__ == verbs.__name__ and not name.startswith("_")
+    }
+    assert bodies == set(cli.VERBS) | {f"data_{verb}" for verb in cli.DATA_VERBS}
