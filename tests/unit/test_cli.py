@@ -168,8 +168,8 @@ def test_a_damaged_artifact(run, trained, data):
     altered = bytearray(content)
     altered[len(content) // 2] ^= 4
     path.write_bytes(altered)
-    fails(run("score", path, "--data", data), "damaged: the checksum does not match")
-    fails(run("sample", path), "damaged: the checksum does not match")
+    fails(run("score", path, "--data", data), "damaged: its checksum does not match")
+    fails(run("sample", path), "damaged: its checksum does not match")
 
 
 def test_shards_of_another_tokenizer(run, trained, tmp_path):
