@@ -1,0 +1,172 @@
+"""Write the tables of the documents from the code and from stored results; nothing in them is typed.
+
+    python tools/make_docs.py               write them
+    python tools/make_docs.py --check       say which are out of date, and exit with status 1 if one is
+    python tools/make_docs.py --store RUN   copy a finished run into results/ first, then write them
+
+A table stands between two HTML comments. The techniques are those of the recipe's kind tables, one row a file, in the
+words of its docstring. The result is `results/demo.json`: a run's summary.json, and its run.json under `receipt`. The
+README's `--vocab` is that of the demo recipe.
+"""
+
+import argparse
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nutshell.config.struct import Config
+from nutshell.files import read_json, write_bytes, write_json
+from nutshell.model.config import ModelConfig
+from nutshell.recipe import resolve
+from nutshell.report.stored import Receipt, Score, Summary
+from nutshell.units import format_seconds
+
+ROOT = Path(__file__).parents[1]
+FIELDS = ("What", "Source", "Shapes", "Init", "Cost", "Sees", "Interacts")
+NO_RESULT = "No run is stored in `results/` yet, so there is nothing to show here."
+
+
+def kinds() -> dict[str, list[type[Config]]]:
+    """List what a recipe may name at each seam of the model, by the field that names it."""
+    found = {seam: _kinds(hint) for seam, hint in typing.get_type_hints(ModelConfig).items()}
+    return {seam: members for seam, members in found.items() if members}
+
+
+def tag(kind: type[Config]) -> str:
+    """Say what a recipe calls a kind."""
+    return str(kind.__struct_config__.tag)
+
+
+def fields(docstring: str) -> dict[str, str]:
+    """Take a docstring's seven fields apart; a field goes on in lines that are indented."""
+    found = re.findall(r"^(\w+):[ ]+(.*(?:\n[ ]+.*)*)", inspect.cleandoc(docstring), re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found if name in FIELDS}
+
+
+def techniques_table() -> str:
+    """Tabulate every technique, residual rule and MLP: where it acts, what it does, its initial state and its cost."""
+    rows = []
+    for seam, members in kinds().items():
+        for module in dict.fromkeys(kind.__module__ for kind in members):
+            names = [tag(kind) for kind in members if kind.__module__ == module]
+            said = fields(sys.modules[module].__doc__ or "")
+            links = ", ".join(f"[`{name}`]({name}.md)" for name in names)
+            rows.append((f"`{seam}`", links, said["What"], said["Init"], said["Cost"]))
+    return _table(("Seam", "Kind", "What", "Init", "Cost"), rows)
+
+
+def results_table(path: Path) -> str:
+    """Tabulate a stored run, or say that there is none."""
+    if not path.exists():
+        return NO_RESULT
+    stored = read_json(path)
+    run, score, receipt = (
+        msgspec.convert(part, type_)
+        for part, type_ in ((stored, Summary), (stored, Score), (stored["receipt"], Receipt))
+    )
+    assert run.artifact_bytes is not None
+    assert run.budget_bytes is not None
+    compared = [
+        (name, f"{bpb:.4f} bits per byte: nutshell takes {1 - score.bpb / bpb:.1%} fewer")
+        for name, bpb in sorted(run.compressors.items(), key=lambda entry: entry[1])
+    ]
+    proof = "none"
+    if run.proof:
+        proof = (
+            f"{run.proof.tokens:,} tokens in {run.proof.documents} documents "
+            f"{'decoded back to the exact bytes' if run.proof.ok else 'did not prove'}; "
+            f"{run.proof.coded_bits:,.0f} bits coded, {run.proof.claimed_bits:,.0f} claimed"
+        )
+    strategy = ", ".join(f"{key} {score.strategy[key]}" for key in ("context", "stride"))
+    return _table(
+        ("", f"`{run.command}`"),
+        [
+            ("Score", f"**{score.bpb:.4f} bits per byte** ({score.strategy['kind']} windows, {strategy})"),
+            (
+                "over",
+                f"{score.nats_per_token:.4f} nats/token; {score.tokens:,} tokens, {score.bytes:,} bytes, "
+                f"{score.documents} documents, {score.coverage:.0%} of the validation text",
+            ),
+            *compared,
+            ("Artifact", f"{run.artifact_bytes:,} of {run.budget_bytes:,} bytes, tokenizer and recipe included"),
+            ("Proof", proof),
+            (
+                "Training",
+                f"{format_seconds(run.seconds['train'])}, {receipt.steps:,} steps, {receipt.tokens:,} tokens, "
+                f"{receipt.num_params:,} parameters, seed {receipt.seed}",
+            ),
+            ("All stages", format_seconds(sum(run.seconds.values()))),
+            ("Machine", f"{receipt.processor}, {receipt.threads} threads, torch {receipt.versions['torch']}"),
+        ],
+    )
+
+
+def store(run_dir: Path, path: Path) -> None:
+    """Copy what a finished run says of itself into one file.
+
+    Raises:
+        SystemExit: the run was an exploration, which is nobody's result.
+    """
+    summary = read_json(run_dir / "summary.json")
+    if summary["overrides"]:
+        raise SystemExit(f"{run_dir}: was run with --set {summary['overrides']}; only a recipe as it is can be stored")
+    write_json(path, {**summary, "receipt": read_json(run_dir / "run.json")})
+
+
+def filled(text: str, name: str, table: str) -> str:
+    """Put a table between the two comments that bear its name."""
+    begin, end = f"<!-- {name}: made by tools/make_docs.py -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    assert found and closed, f"no place for the table '{name}': {begin} ... {end}"  # noqa: PT018  # one fault
+    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+
+
+def _kinds(hint: Any) -> list[type[Config]]:
+    """Find the configs that a recipe chooses by `kind` in a type such as `tuple[A | B, ...]`."""
+    if isinstance(hint, type) and issubclass(hint, Config):
+        return [] if tag(hint) in (hint.__name__, "None") else [hint]  # neither is a name that anyone gave
+    return [kind for part in typing.get_args(hint) for kind in _kinds(part)]
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = tuple(header)
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def current(root: Path) -> Mapping[Path, str]:
+    """Make every document that has something made in it, as it should be now."""
+    readme, techniques = root / "README.md", root / "docs" / "techniques" / "README.md"
+    vocab_size = resolve("demo").recipe.model.vocab_size
+    text = re.sub(r"--vocab \d+", f"--vocab {vocab_size}", readme.read_text(encoding="utf-8"))
+    return {
+        readme: filled(text, "results", results_table(root / "results" / "demo.json")),
+        techniques: filled(techniques.read_text(encoding="utf-8"), "techniques", techniques_table()),
+    }
+
+
+def main() -> None:
+    """Write or check the documents."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
+    parser.add_argument("--store", type=Path, metavar="RUN", help="copy this run into results/demo.json first")
+    arguments = parser.parse_args()
+    if arguments.store:
+        store(arguments.store, ROOT / "results" / "demo.json")
+    stale = {path: text for path, text in current(ROOT).items() if path.read_text(encoding="utf-8") != text}
+    for path, text in stale.items():
+        if not arguments.check:
+            write_bytes(path, text.encode())
+        print(f"{path.relative_to(ROOT)}: {'out of date' if arguments.check else 'written'}")
+    sys.exit(1 if stale and arguments.check else 0)
+
+
+if __name__ == "__main__":
+    main()
