@@ -2,7 +2,7 @@
 
     python benchmarks/attention_cpu.py [--rounds 15] [--out results/attention_cpu.json]
 
-Both are compiled and run on the same inputs alternately, 8,192 tokens a call; the ratio is fused over products time, the
+Both are compiled and run on the same inputs alternately, 8,192 tokens a call. The ratio is fused over products time,
 median over rounds. `LONGEST_PRODUCTS_WINDOW` in train/compute.py rests on it.
 """
 
@@ -15,7 +15,7 @@ import torch
 from cyclopts import App
 
 from nutshell.files import write_json
-from nutshell.machine import num_cores, processor, versions
+from nutshell.machine import num_threads, processor, versions
 from nutshell.nn.kernels.attend import AttendKind, attend
 
 app = App(help=__doc__)
@@ -25,12 +25,12 @@ TOKENS, HEADS, KV_HEADS, HEAD_DIM = 8192, 4, 2, 64
 @app.default
 def main(*, rounds: int = 15, out: Path | None = None) -> None:
     """Measure windows from 128 to 2,048 tokens."""
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(num_threads())
     rows = [_measure(window, rounds) for window in (128, 256, 512, 1024, 2048)]
     for row in rows:
         print(f"window {row['window']:>5}: fused / products = {row['fused_over_products']:.2f}")
     if out:
-        write_json(out, {"processor": processor(), "versions": versions(), "threads": num_cores(), "windows": rows})
+        write_json(out, {"processor": processor(), "versions": versions(), "threads": num_threads(), "windows": rows})
 
 
 def _measure(window: int, rounds: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nutshell.files import write_json
-from nutshell.machine import num_cores, processor, versions
+from nutshell.machine import num_threads, processor, versions
 from nutshell.model.accounting import flops_per_token
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
@@ -94,7 +94,7 @@ class Step:
 @app.default
 def main(*, recipe: str = "demo", rounds: int = 12, json: bool = False, out: Path | None = None) -> None:
     """Measure a recipe's training step on this machine."""
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(num_threads())
     resolved = resolve(recipe)
     compute = Compute.choose(resolved.recipe.train)
     results = [_measure(resolved.recipe, schedule, compute, rounds) for schedule in resolved.recipe.schedules]

@@ -53,6 +53,9 @@ def bf16_extension() -> str | None:
     return next((flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags), None)
 
 
-def num_cores() -> int:
-    """Count the cores this process may use."""
+def num_threads() -> int:
+    """Choose how many threads to compute with: OMP_NUM_THREADS if it is set, else the cores this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

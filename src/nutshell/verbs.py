@@ -1,6 +1,5 @@
 """What each verb of the command does: open what it names, run a stage, show the result."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import msgspec
 from cyclopts import Parameter
 from rich.text import Text
 
+from nutshell.config.loader import decode
 from nutshell.data.bundled import BundledCorpus
 from nutshell.data.corpus import BuildConfig
 from nutshell.data.dataset import Dataset
@@ -52,8 +52,8 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, fresh: Flag = False, j
     """
     terminal = Terminal(as_json=json)
     resolved = resolve(DEMO_RECIPE)
-    if fresh:
-        shutil.rmtree(out, ignore_errors=True)
+    if fresh and out.exists():
+        store.remove_run(out)
     data = out / "data"
     if not data.exists():
         out.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def prove(
         json: print the receipt as JSON.
     """
     terminal = Terminal(as_json=json)
-    config = ProveConfig(documents=docs, max_tokens=max_tokens)
+    config = decode({"documents": docs, "max_tokens": max_tokens}, ProveConfig, where="prove")
     claimed = store.read_stage(claim, remedy="score the artifact first") if claim else None
     with terminal.stage("prove", unit="tokens") as advance:
         bitstream, receipt = prove_artifact(artifact, data, config, claim=claimed, progress=advance)

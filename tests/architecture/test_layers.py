@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "pyproject.toml"
 PACKAGE = Path(nutshell.__file__).parent
 
-# Above all layers: what starts the command, and the bodies of its verbs, which `cli` names but never imports.
-ENTRY_POINTS = {"__main__", "verbs"}
+# Above all layers: what starts the command.
+ENTRY_POINTS = {"__main__"}
 
 UPWARDS = """
 [tool.importlinter]

@@ -1,6 +1,7 @@
 """Bad input, through the command as a user types it: one clear line, a status, nothing lost."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from nutshell import cli
-from nutshell.files import read_json
+from nutshell.files import read_json, sha256_file
 
 SMALL = """
 about = "a test"
@@ -193,8 +194,60 @@ def test_scores_are_checked_before_they_are_proved(run, trained, data, tmp_path)
     fails(run(*prove), "the score to prove is that of another artifact")
 
 
-def test_a_stride_longer_than_the_window(run, trained, data):
+def test_a_stride_outside_the_window(run, trained, data):
     fails(run("score", trained / "model.nut", "--data", data, "--stride", 17), "stride 17")
+    fails(run("score", trained / "model.nut", "--data", data, "--stride", 0), "stride 0")
+
+
+def test_numbers_that_mean_nothing(run, trained, data):
+    fails(run("prove", trained / "model.nut", "--data", data, "--docs", 0), "must be at least 1")
+    fails(run("pack", trained, "--budget-bytes", 0), "give a positive number")
+
+
+def test_a_claim_that_is_no_score(run, trained, data, tmp_path):
+    artifact = trained / "model.nut"
+    (tmp_path / "score.json").write_text(json.dumps({"artifact_sha256": sha256_file(artifact), "bpb": "low"}))
+    fails(run("prove", artifact, "--data", data, "--claim", tmp_path / "score.json"), "not what `nutshell score --out`")
+
+
+def test_a_listed_skip_does_not_fit_a_phase(run, recipe):
+    text = SMALL.replace('schedule = "0-1"', 'schedule = "0-1 0", skips = [[0, 2]]')
+    phase = text.replace('compile = "never"', 'phases = [{ until = 0.5, schedule = "0-1" }]')
+    recipe.write_text(phase)
+    fails(run("describe", recipe), "skips listed as edges fit '0-1 0'")
+    recipe.write_text(text)
+    assert run("describe", recipe)[0] == 0
+
+
+def test_shards_that_were_altered(run, recipe, data, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(data, copy)
+    shard = next(copy.glob("*_train_*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[-2] ^= 1
+    shard.write_bytes(content)
+    fails(run("train", recipe, "--data", copy, "--out", tmp_path / "o"), "not the shard that manifest.json describes")
+
+
+def test_fresh_deletes_nothing_that_no_run_wrote(run, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    fails(run("demo", "--fresh", "--out", tmp_path), "holds 'thesis.tex', which no run writes")
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_proof_that_fails_is_written_down_and_fails_the_run(run, recipe, data, tmp_path):
+    recipe.write_text(SMALL + "[prove]\ndocuments = 20\nmax_tokens = 5000\n")
+    out = tmp_path / "out"
+    arguments = ("run", recipe, "--data", data, "--out", out)
+    assert run(*arguments)[0] == 0
+    (out / "proof.json").unlink()
+    score = read_json(out / "score.json")
+    score["document_nats"] = [nats * 0.9 for nats in score["document_nats"]]
+    (out / "score.json").write_text(json.dumps(score))
+    for _ in range(2):  # a second try proves again, and fails again
+        fails(run(*arguments), "the score is not proved")
+        assert read_json(out / "summary.json")["proof"]["ok"] is False
+        assert (out / "report.html").exists()
 
 
 def test_no_space_left_leaves_what_was_there(run, trained, data, monkeypatch):
@@ -219,7 +272,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(recipe, data, tmp_path
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "continue with --resume" in err.splitlines()[-1]
+    assert "is written: train --resume, or run again" in err.splitlines()[-1]
     stopped_at = json.loads(metrics.read_text().splitlines()[-1])["step"]
     assert stopped_at < 4000
     again = subprocess.run([*map(str, command)], capture_output=True, text=True)

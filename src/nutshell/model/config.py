@@ -3,7 +3,8 @@
 from typing import Literal
 
 from nutshell.config.struct import Config
-from nutshell.model.depth import DepthSchedule, SkipRule
+from nutshell.errors import RecipeError
+from nutshell.model.depth import DepthSchedule
 from nutshell.model.residual import PlainConfig, ResidualConfig
 from nutshell.model.seams import Dims
 from nutshell.model.techniques import HeadConfig, InputConfig, LogitConfig, ModulateConfig
@@ -23,9 +24,16 @@ class DepthConfig(Config, frozen=True):
         return DepthSchedule.parse(self.schedule, self.skips)
 
     def variant(self, schedule: str) -> DepthSchedule:
-        """Give another schedule of the same blocks, with skips by the same rule."""
-        rule: SkipRule = self.skips if isinstance(self.skips, str) else "none"
-        return DepthSchedule.parse(schedule, rule)
+        """Give another schedule of the same blocks, with skips by the same rule.
+
+        Raises:
+            RecipeError: the skips are a list of edges, which fits one schedule only.
+        """
+        if not isinstance(self.skips, str):
+            raise RecipeError(
+                f"skips listed as edges fit '{self.schedule}' only, not the phase '{schedule}'; use a rule"
+            )
+        return DepthSchedule.parse(schedule, self.skips)
 
 
 class RotaryConfig(Config, frozen=True):
@@ -62,6 +70,10 @@ class ModelConfig(Config, frozen=True):
         for name in ("vocab_size", "model_dim", "num_heads", "num_kv_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.head_dim is not None and self.head_dim < 1:
+            raise ValueError(f"head_dim must be at least 1, got {self.head_dim}")
+        if self.embedding_std <= 0 or self.rotary.base <= 1:
+            raise ValueError(f"need embedding_std {self.embedding_std} > 0 and rotary.base {self.rotary.base} > 1")
         if self.mlp.mlp_dim < 1:
             raise ValueError(f"mlp_dim must be at least 1, got {self.mlp.mlp_dim}")
         if self.num_heads % self.num_kv_heads:

@@ -91,8 +91,8 @@ class DepthSchedule:
 def _edges(num_layers: int, rule: SkipRule, text: str) -> list[tuple[int, int]]:
     """List (source, target) indices in order of target.
 
-    `mirror` is the U-Net: layer i of the first half feeds layer L-1-i, except where the two are neighbours, since that
-    edge would only double the stream (the degenerate skip of openai/parameter-golf 549 and 686).
+    `mirror` is the U-Net: layer i of the first half feeds layer L-1-i, except where the two are neighbours: that edge
+    would only rescale the stream. (The published stacks pair i with L-2-i where L is odd, and keep the neighbours.)
     """
     if rule == "none":
         return []

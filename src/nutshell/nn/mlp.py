@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Kind
 from nutshell.nn.projection import Projection
 
 
-class SquaredReluConfig(Config, frozen=True, tag="relu2"):
+class SquaredReluConfig(Kind, frozen=True, tag="relu2"):
     """`relu(x)^2` between two projections of hidden width `mlp_dim`."""
 
     mlp_dim: int
@@ -27,7 +27,7 @@ class SquaredReluConfig(Config, frozen=True, tag="relu2"):
         return SquaredMLP(model_dim, self.mlp_dim, slope=0.0)
 
 
-class SquaredLeakyReluConfig(Config, frozen=True, tag="leaky_relu2"):
+class SquaredLeakyReluConfig(Kind, frozen=True, tag="leaky_relu2"):
     """`leaky_relu(x)^2` between two projections of hidden width `mlp_dim`."""
 
     mlp_dim: int

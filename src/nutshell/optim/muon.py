@@ -59,16 +59,20 @@ class Muon:
 
     @torch.no_grad()
     def step(self, *, lr_scale: float, momentum: float) -> None:
-        """Update every matrix from its gradient; one without a gradient counts as zero."""
+        """Update every matrix that has a gradient; one without is left alone, momentum and all."""
         lr = self.lr * lr_scale
         for matrices, buffer in zip(self._stacks, self._momenta, strict=True):
-            grads = torch.stack([torch.zeros_like(m) if m.grad is None else m.grad for m in matrices])
-            buffer.mul_(momentum).add_(grads)
-            updates = orthogonalise(grads.add_(buffer, alpha=momentum), steps=self.steps, dtype=self.dtype)
+            by_index = {index: matrix.grad for index, matrix in enumerate(matrices) if matrix.grad is not None}
+            if not by_index:
+                continue
+            reached, grads = list(by_index), torch.stack(list(by_index.values()))
+            smoothed = buffer[reached].mul_(momentum).add_(grads)
+            buffer[reached] = smoothed
+            updates = orthogonalise(grads.add_(smoothed, alpha=momentum), steps=self.steps, dtype=self.dtype)
             rows, cols = matrices[0].shape
-            for matrix, update in zip(matrices, updates, strict=True):
-                matrix.mul_(1.0 - lr * self.weight_decay)
-                matrix.add_(update, alpha=-lr * max(1.0, rows / cols) ** 0.5)
+            for index, update in zip(reached, updates, strict=True):
+                matrices[index].mul_(1.0 - lr * self.weight_decay)
+                matrices[index].add_(update, alpha=-lr * max(1.0, rows / cols) ** 0.5)
 
     def state(self) -> dict[str, Tensor]:
         """Name the live momentum buffers, for a checkpoint to read or write in place."""

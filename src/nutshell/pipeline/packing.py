@@ -11,7 +11,7 @@ from nutshell.artifact.config import PackConfig
 from nutshell.artifact.fit import Progress, fit
 from nutshell.artifact.ledger import build_ledger
 from nutshell.artifact.pack import Contents
-from nutshell.errors import RunError
+from nutshell.errors import BudgetError, RunError
 from nutshell.files import sha256_bytes, sha256_file, write_bytes, write_json
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
@@ -29,6 +29,8 @@ def pack_run(run_dir: Path, *, budget_bytes: int | None = None, progress: Progre
     start = time.perf_counter()
     receipt = store.read_stage(run_dir / store.RECEIPT, remedy="train the run first")
     recipe = store.read_recipe(run_dir)
+    if budget_bytes is not None and budget_bytes <= 0:
+        raise BudgetError(f"a budget of {budget_bytes} bytes: give a positive number")
     config = recipe.pack if budget_bytes is None else msgspec.structs.replace(recipe.pack, budget_bytes=budget_bytes)
     weights, _ = read_tensors(run_dir / store.WEIGHTS)
     if sha256_file(run_dir / store.WEIGHTS) != receipt["weights_sha256"]:

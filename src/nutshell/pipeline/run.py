@@ -14,7 +14,7 @@ from typing import Any
 from nutshell.data.corpus import BuildConfig, build
 from nutshell.data.dataset import Dataset
 from nutshell.data.split import Source
-from nutshell.errors import RunError
+from nutshell.errors import ProofError, RunError
 from nutshell.files import sha256_file, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.packing import pack_run
@@ -67,7 +67,11 @@ def train_run(training: Training, *, resume: bool, terminal: Terminal) -> dict[s
 
 
 def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, terminal: Terminal) -> dict[str, Any]:
-    """Take a recipe from data to report; return the summary."""
+    """Take a recipe from data to report; return the summary.
+
+    Raises:
+        ProofError: everything was written, and the proof of the score failed.
+    """
     training = Training(resolved, Dataset.open(data_dir), run_dir, seed=seed)
     train_run(training, resume=(run_dir / store.CHECKPOINT).exists(), terminal=terminal)
     if not _is_packed(run_dir, resolved.recipe.pack.budget_bytes):
@@ -79,6 +83,8 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
     summary = summarise(run_dir, data_dir)
     report = write_report(run_dir)
     terminal.result(summary, partial(summary_view, report=report))
+    if summary["proof"] and not summary["proof"]["ok"]:
+        raise ProofError(f"{run_dir}: the score is not proved: {summary['proof']['reason']}")
     return summary
 
 
@@ -123,23 +129,30 @@ def _is_packed(run_dir: Path, budget_bytes: int) -> bool:
 
 def _score_in_fresh_process(run_dir: Path, data_dir: Path, terminal: Terminal) -> None:
     artifact, result = run_dir / store.ARTIFACT, run_dir / store.SCORE
-    if not _is_of_artifact(result, artifact):
+    if not _find_result(result, artifact):
         _run_verb(terminal, "score", str(artifact), "--data", str(data_dir), "--out", str(result))
 
 
 def _prove_in_fresh_process(run_dir: Path, data_dir: Path, config: ProveConfig, terminal: Terminal) -> None:
-    artifact = run_dir / store.ARTIFACT
-    if _is_of_artifact(run_dir / store.PROOF, artifact):
+    artifact, result = run_dir / store.ARTIFACT, run_dir / store.PROOF
+    if _find_result(result, artifact).get("ok"):
         return
     sample = ("--docs", str(config.documents), "--max-tokens", str(config.max_tokens))
     files = ("--claim", str(run_dir / store.SCORE), "--out", str(run_dir / store.BITSTREAM))
-    _run_verb(terminal, "prove", str(artifact), "--data", str(data_dir), *sample, *files)
+    result.unlink(missing_ok=True)
+    try:
+        _run_verb(terminal, "prove", str(artifact), "--data", str(data_dir), *sample, *files)
+    except RunError:
+        if not result.exists():  # a proof that failed is a result, and goes into summary and report
+            raise
 
 
-def _is_of_artifact(result: Path, artifact: Path) -> bool:
-    if not result.exists():
-        return False
-    return store.read_stage(result, remedy="delete it").get("artifact_sha256") == sha256_file(artifact)
+def _find_result(path: Path, artifact: Path) -> dict[str, Any]:
+    """Read what a stage made of this very artifact; empty if it has not."""
+    if not path.exists():
+        return {}
+    result = store.read_stage(path, remedy="delete it")
+    return result if result.get("artifact_sha256") == sha256_file(artifact) else {}
 
 
 def _run_verb(terminal: Terminal, *arguments: str) -> None:

@@ -9,9 +9,9 @@ import msgspec
 import torch
 
 from nutshell.artifact.predictor import ModelPredictor, ModelStepper
-from nutshell.errors import ArtifactError
+from nutshell.errors import ArtifactError, RunError
 from nutshell.files import sha256_bytes
-from nutshell.machine import num_cores, processor, versions
+from nutshell.machine import num_threads, processor, versions
 from nutshell.pipeline import store
 from nutshell.score.compressors import compress_all
 from nutshell.score.config import ProveConfig
@@ -29,13 +29,13 @@ def score_artifact(artifact: Path, data_dir: Path, *, stride: int | None, progre
     The stride is that of the artifact's own recipe unless given.
     """
     start = time.perf_counter()
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(num_threads())
     content, loaded = store.open_artifact(artifact)
     dataset, documents = store.open_documents(data_dir, loaded)
     predictor = ModelPredictor(loaded)
     sliding, disjoint = (
         score_documents(predictor, documents, WindowPlan(context=loaded.context, stride=step), progress=progress)
-        for step in (stride or loaded.stride, loaded.context)
+        for step in (loaded.stride if stride is None else stride, loaded.context)
     )
     return {
         **msgspec.to_builtins(sliding),
@@ -56,7 +56,7 @@ def prove_artifact(
     `claim` is the result of `score_artifact`; without it, the sample is scored here. Returns bitstream and receipt.
     """
     start = time.perf_counter()
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(num_threads())
     content, loaded = store.open_artifact(artifact)
     _, documents = store.open_documents(data_dir, loaded)
     sample = documents.sample(num_documents=config.documents, max_tokens=config.max_tokens)
@@ -66,7 +66,10 @@ def prove_artifact(
     elif claim.get("artifact_sha256") != sha256_bytes(content):
         raise ArtifactError(f"{artifact}: the score to prove is that of another artifact; score this one first")
     else:
-        score = msgspec.convert(claim, Score)
+        try:
+            score = msgspec.convert(claim, Score)
+        except msgspec.ValidationError as error:
+            raise RunError(f"the claim is not what `nutshell score --out` writes ({error})") from error
     environment = {"processor": processor(), "threads": str(torch.get_num_threads()), **versions()}
     bitstream, receipt = prove(ModelStepper(loaded), sample, score, environment=environment, progress=progress)
     facts = {"artifact_sha256": sha256_bytes(content), "seconds": time.perf_counter() - start}
@@ -75,7 +78,7 @@ def prove_artifact(
 
 def sample_text(artifact: Path, prompt: str, *, max_tokens: int, temperature: float, seed: int) -> str:
     """Continue a prompt with the artifact's model; bytes that are not UTF-8 show as a replacement character."""
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(num_threads())
     _, loaded = store.open_artifact(artifact)
     tokenizer = loaded.tokenizer
     tokens = generate(

@@ -1,5 +1,6 @@
 """The files of a run directory: their names, and reading them back, with one clear line when that fails."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,12 @@ SCORE = "score.json"
 PROOF = "proof.json"
 BITSTREAM = "proof.nsp"
 SUMMARY = "summary.json"
+REPORT = "report.html"
 DATA_TIMING = "build.json"
+RUN_FILES = (
+    *(RECIPE, DESCRIPTION, METRICS, CHECKPOINT, WEIGHTS, TOKENIZER, RECEIPT),
+    *(ARTIFACT, LEDGER, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
+)
 
 
 def read_stage(path: Path, *, remedy: str) -> dict[str, Any]:
@@ -42,6 +48,18 @@ def read_stage(path: Path, *, remedy: str) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise RunError(f"{path}: not a stage's result; {remedy}")
     return result
+
+
+def remove_run(run_dir: Path) -> None:
+    """Delete a run directory.
+
+    Raises:
+        RunError: the folder holds something else than a run, and is left alone.
+    """
+    own = {*RUN_FILES, "data"}
+    if strangers := sorted(path.name for path in run_dir.iterdir() if path.name not in own):
+        raise RunError(f"{run_dir}: holds '{strangers[0]}', which no run writes; delete the folder yourself")
+    shutil.rmtree(run_dir)
 
 
 def read_recipe(run_dir: Path) -> Recipe:
@@ -75,6 +93,7 @@ def open_documents(data_dir: Path, loaded: Loaded) -> tuple[Dataset, Documents]:
         ArtifactError: the shards were made with another tokenizer than the artifact's.
     """
     dataset = Dataset.open(data_dir)
+    dataset.verify()
     if dataset.tokenizer.sha256 != loaded.tokenizer.sha256:
         raise ArtifactError(
             f"{data_dir}: its shards are not of the artifact's tokenizer; give the data it was trained on"

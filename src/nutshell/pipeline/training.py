@@ -14,7 +14,7 @@ from nutshell.data.batches import Batches
 from nutshell.data.dataset import Dataset
 from nutshell.errors import DataError, RunError
 from nutshell.files import sha256_file, write_bytes, write_json
-from nutshell.machine import num_cores, processor, versions
+from nutshell.machine import num_threads, processor, versions
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
@@ -74,6 +74,7 @@ class Training:
             Interrupted: Ctrl-C; a checkpoint is written.
         """
         recipe, run_dir = self._resolved.recipe, self.run_dir
+        self._dataset.verify()
         plan = Plan(
             config=recipe.train,
             phases=recipe.phases,
@@ -94,7 +95,7 @@ class Training:
         write_json(run_dir / store.DESCRIPTION, describe(self._resolved))
 
         torch.use_deterministic_algorithms(mode=True)
-        torch.set_num_threads(num_cores())
+        torch.set_num_threads(num_threads())
         model = LM(recipe.model, recipe.schedules)
         model.init_weights(self._identity.seed)
         compute = Compute.choose(recipe.train)

@@ -1,18 +1,20 @@
 """What a recipe says about quantization: which roles, on which grid, with which step."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from nutshell.config.struct import Config
-from nutshell.nn.params import Role
+from nutshell.config.struct import Kind
 
 MIN_BITS, MAX_BITS = 2, 8
+
+# What is two-dimensional and worth quantizing; gains, gates and scales stay in fp16.
+QuantRole = Literal["matrix", "embedding"]
 
 Bits = Annotated[int, Meta(ge=MIN_BITS, le=MAX_BITS)]
 
 
-class RtnConfig(Config, frozen=True, tag="rtn"):
+class RtnConfig(Kind, frozen=True, tag="rtn"):
     """Round to nearest, one scale a row.
 
     With `bits` the grid is fixed: codes of that width, with the row's largest magnitude (or `clip_sigmas` standard
@@ -20,7 +22,7 @@ class RtnConfig(Config, frozen=True, tag="rtn"):
     `extra_bits` shifts these roles against the others, in coded bits a weight.
     """
 
-    roles: tuple[Role, ...]
+    roles: tuple[QuantRole, ...]
     bits: Bits | None = None
     clip_sigmas: float | None = None
     extra_bits: float = 0.0

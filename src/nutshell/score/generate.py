@@ -25,10 +25,12 @@ def generate(
     rng = np.random.default_rng(seed)
     tokens = [bos_id, *prompt.tolist()]
     stop = len(tokens) + max_tokens
-    window_start = fed = 0
+    # A prompt that fits is read whole; of a longer one, as much as leaves room to write.
+    window_start = fed = 0 if len(tokens) < stepper.context else len(tokens) - stepper.context // 2
+    stepper.begin(1)
     while len(tokens) < stop:
-        if fed == 0 or len(tokens) - window_start > stepper.context:
-            window_start = fed = max(0, len(tokens) - stepper.context // 2)
+        if len(tokens) - window_start > stepper.context:
+            window_start = fed = len(tokens) - stepper.context // 2
             stepper.begin(1)
         log_probs = stepper.feed(np.array([tokens[fed:]], dtype=np.int64))[0]
         fed = len(tokens)

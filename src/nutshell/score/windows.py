@@ -30,7 +30,7 @@ class Window(NamedTuple):
     score_from: int
 
 
-class WindowPlan(Config, frozen=True, tag=False):
+class WindowPlan(Config, frozen=True):
     """How a sequence of any length is cut into windows. A `stride` equal to `context` means disjoint windows."""
 
     context: int

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from nutshell.machine import bf16_extension
-from nutshell.model.depth import DepthSchedule
+from nutshell.model.depth import MAX_VIRTUAL_LAYERS, DepthSchedule
 from nutshell.model.lm import LM
 from nutshell.model.seams import Stream
 from nutshell.nn.kernels.attend import AttendKind
@@ -66,6 +66,9 @@ class TrainingLoss:
         self._model, self._compute = model, compute
         self._read_out_loss: ReadOutLoss = self._plain_read_out_loss
         if compute.compiled:
+            # A technique may read the number of its block or visit; each is then a graph of its own, and a deep model
+            # has more of them than dynamo allows by default.
+            torch._dynamo.config.recompile_limit = 4 * MAX_VIRTUAL_LAYERS
             # Skips and repeats change the graph, not the shapes: without dynamic=False the block numbers in a visit
             # would become symbols at the second block.
             for block in model.blocks:

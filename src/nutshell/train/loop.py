@@ -95,7 +95,7 @@ def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSourc
                 saved_at = spent.seconds
             if interrupted():
                 raise Interrupted(
-                    f"stopped at step {spent.steps}; continue with --resume ({plan.checkpoint_path} is written)"
+                    f"stopped at step {spent.steps}; {plan.checkpoint_path} is written: train --resume, or run again"
                 )
     state.checkpoint(plan.identity).write(plan.checkpoint_path)
 

@@ -3,15 +3,15 @@ import pytest
 
 from nutshell.config.digest import digest
 from nutshell.config.loader import apply_overrides, decode, read_table, to_table, to_toml
-from nutshell.config.struct import Config
+from nutshell.config.struct import Config, Kind
 from nutshell.errors import RecipeError
 
 
-class Round(Config, frozen=True, tag="round"):
+class Round(Kind, frozen=True, tag="round"):
     radius: float
 
 
-class Square(Config, frozen=True, tag="square"):
+class Square(Kind, frozen=True, tag="square"):
     side: float
     label: str | None = None
 

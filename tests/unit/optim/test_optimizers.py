@@ -105,6 +105,22 @@ def test_what_a_schedule_does_not_reach_neither_moves_nor_decays():
         assert model.skip_scales[key].unique().tolist() == [1.0]
 
 
+def test_muon_leaves_a_matrix_without_a_gradient_alone_and_keeps_its_momentum():
+    table = rows([(4, 6), (4, 6)])
+    muon = Muon(table, lr=0.1, weight_decay=0.5, steps=5, dtype=torch.float32)
+    for row in table:
+        row.value.grad = torch.ones(4, 6)
+    muon.step(lr_scale=1.0, momentum=0.9)
+    (buffer,) = muon.state().values()
+    resting, momentum = table[1].value.detach().clone(), buffer[1].clone()
+    moving = table[0].value.detach().clone()
+    table[1].value.grad = None
+    muon.step(lr_scale=1.0, momentum=0.9)
+    assert torch.equal(table[1].value, resting)
+    assert torch.equal(buffer[1], momentum)
+    assert not torch.equal(table[0].value, moving)
+
+
 def test_state_restores_the_optimizers_exactly():
     text = tokens(2, 10)
 

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Kind
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Branch, Dims
 
 
-class PlainConfig(Config, frozen=True, tag="plain"):
+class PlainConfig(Kind, frozen=True, tag="plain"):
     """No settings."""
 
     def start(self, x: Float[Tensor, "B T D"]) -> "PlainState":

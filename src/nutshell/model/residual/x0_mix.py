@@ -14,13 +14,13 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Kind
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Branch, Dims
 from nutshell.nn.params import filled
 
 
-class X0MixConfig(Config, frozen=True, tag="x0_mix"):
+class X0MixConfig(Kind, frozen=True, tag="x0_mix"):
     """No settings."""
 
     def start(self, x: Float[Tensor, "B T D"]) -> "X0State":

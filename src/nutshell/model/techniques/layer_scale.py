@@ -12,12 +12,12 @@ Interacts: with relu^2 it scales an MLP's output by 1/(block + 1).
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Kind
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Dims, Stream
 
 
-class LayerScaleConfig(Config, frozen=True, tag="layer_scale"):
+class LayerScaleConfig(Kind, frozen=True, tag="layer_scale"):
     """No settings."""
 
     def build(self, dims: Dims) -> "LayerScale":

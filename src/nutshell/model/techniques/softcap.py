@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Kind
 from nutshell.model.seams import Dims, Stream
 
 
-class SoftcapConfig(Config, frozen=True, tag="softcap"):
+class SoftcapConfig(Kind, frozen=True, tag="softcap"):
     """The bound on a logit's magnitude."""
 
     cap: float = 30.0

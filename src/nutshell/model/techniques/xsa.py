@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Kind
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Dims, Stream
 
 
-class XSAConfig(Config, frozen=True, tag="xsa"):
+class XSAConfig(Kind, frozen=True, tag="xsa"):
     """No settings."""
 
     def build(self, dims: Dims) -> "XSA":
