@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Kind
 from nutshell.files import read_json, write_bytes, write_json
 from nutshell.model.config import ModelConfig
 from nutshell.recipe import resolve
@@ -32,13 +32,13 @@ FIELDS = ("What", "Source", "Shapes", "Init", "Cost", "Sees", "Interacts")
 NO_RESULT = "No run is stored in `results/` yet, so there is nothing to show here."
 
 
-def kinds() -> dict[str, list[type[Config]]]:
+def kinds() -> dict[str, list[type[Kind]]]:
     """List what a recipe may name at each seam of the model, by the field that names it."""
     found = {seam: _kinds(hint) for seam, hint in typing.get_type_hints(ModelConfig).items()}
     return {seam: members for seam, members in found.items() if members}
 
 
-def tag(kind: type[Config]) -> str:
+def tag(kind: type[Kind]) -> str:
     """Say what a recipe calls a kind."""
     return str(kind.__struct_config__.tag)
 
@@ -128,10 +128,10 @@ def filled(text: str, name: str, table: str) -> str:
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
-def _kinds(hint: Any) -> list[type[Config]]:
+def _kinds(hint: Any) -> list[type[Kind]]:
     """Find the configs that a recipe chooses by `kind` in a type such as `tuple[A | B, ...]`."""
-    if isinstance(hint, type) and issubclass(hint, Config):
-        return [] if tag(hint) in (hint.__name__, "None") else [hint]  # neither is a name that anyone gave
+    if isinstance(hint, type) and issubclass(hint, Kind):
+        return [hint]
     return [kind for part in typing.get_args(hint) for kind in _kinds(part)]
 
 

@@ -72,7 +72,10 @@ def test_the_summary_answers(finished):
     assert set(summary["compressors"]) == {"xz -9e", "brotli -11", "zstd -22"}
     assert summary["proof"]["ok"]
     assert summary["proof"]["documents"] == 2
-    assert abs(summary["proof"]["coded_bits"] / summary["proof"]["claimed_bits"] - 1) < 0.01
+    claimed_bits = summary["proof"]["claimed_bits"]
+    assert (
+        abs(summary["proof"]["coded_bits"] - claimed_bits) < 1e-3 * claimed_bits + 64
+    )  # the coder ends on whole words
     assert summary["coverage"] == 1.0
     assert {"train", "pack", "score", "prove"} <= summary["seconds"].keys()
     assert (finished / "out/report.html").stat().st_size > 10_000

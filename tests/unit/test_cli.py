@@ -226,7 +226,7 @@ def test_shards_that_were_altered(run, recipe, data, tmp_path):
     content = bytearray(shard.read_bytes())
     content[-2] ^= 1
     shard.write_bytes(content)
-    fails(run("train", recipe, "--data", copy, "--out", tmp_path / "o"), "not the shard that manifest.json describes")
+    fails(run("train", recipe, "--data", copy, "--out", tmp_path / "o"), "not what manifest.json describes")
 
 
 def test_fresh_deletes_nothing_that_no_run_wrote(run, tmp_path):

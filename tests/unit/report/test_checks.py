@@ -23,12 +23,12 @@ def test_a_sound_run_passes(run_dir):
         ("run.json", {"num_params": 2_170_897}, 4),
         (
             "summary.json",
-            {"proof": {"ok": True, "tokens": 9, "documents": 1, "claimed_bits": 1000, "coded_bits": 1002}},
+            {"proof": {"ok": True, "tokens": 9, "documents": 1, "claimed_bits": 100_000, "coded_bits": 100_165}},
             5,
         ),
         (
             "summary.json",
-            {"proof": {"ok": True, "tokens": 9, "documents": 1, "claimed_bits": 1000, "coded_bits": 998}},
+            {"proof": {"ok": True, "tokens": 9, "documents": 1, "claimed_bits": 100_000, "coded_bits": 99_835}},
             5,
         ),
     ],
