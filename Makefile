@@ -19,7 +19,7 @@ demo: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell src tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell src tests benchmarks tools docs README.md CHANGELOG.md CONTRIBUTING.md
 	PATH=$(BIN):$$PATH $(BIN)/basedpyright
 	$(BIN)/lint-imports
 

@@ -35,6 +35,7 @@ def main(*, rounds: int = 15, out: Path | None = None) -> None:
 
 def _measure(window: int, rounds: int) -> dict[str, float]:
     torch.manual_seed(0)
+    torch._dynamo.reset()  # or its count of recompilations runs out
     shape = (TOKENS // window, window)
     q = torch.randn(*shape, HEADS, HEAD_DIM, dtype=torch.bfloat16, requires_grad=True)
     k, v = (torch.randn(*shape, KV_HEADS, HEAD_DIM, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))

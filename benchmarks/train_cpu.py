@@ -83,12 +83,20 @@ class Step:
         tokens = torch.randint(recipe.model.vocab_size, shape, generator=torch.Generator().manual_seed(0))
         self.inputs, self.targets = tokens[:, :-1], tokens[:, 1:]
 
-    def run(self, schedule: DepthSchedule) -> None:
-        """Take the step in the middle of the run."""
-        self.loss(self.inputs, self.targets, schedule).backward()
+    def run(self, schedule: DepthSchedule) -> dict[str, float]:
+        """Take a step of the middle of a run; return the seconds of its parts."""
+        marks = [time.perf_counter()]
+        loss = self.loss(self.inputs, self.targets, schedule)
+        marks.append(time.perf_counter())
+        loss.backward()
+        marks.append(time.perf_counter())
         self.state.optimizers.step(0.5)
+        marks.append(time.perf_counter())
         if self.state.average:
             self.state.average.update(1000)
+        marks.append(time.perf_counter())
+        parts = ("forward", "backward", "optimizers", "average")
+        return {part: stop - start for part, start, stop in zip(parts, marks, marks[1:], strict=False)}
 
 
 @app.default
@@ -128,10 +136,11 @@ def _measure(recipe: Recipe, schedule: DepthSchedule, compute: Compute, rounds: 
     step = Step(recipe, compute)
     for _ in range(3):
         step.run(schedule)
-    step_seconds, product_seconds = [], []
+    parts, product_seconds = [], []
     for _ in range(rounds):
-        step_seconds.append(_seconds(lambda: step.run(schedule)))
+        parts.append(step.run(schedule))
         product_seconds.append(_seconds(lambda: [call() for call in prepared]))
+    step_seconds = [sum(seconds.values()) for seconds in parts]
     ratios = [alone / whole for alone, whole in zip(product_seconds, step_seconds, strict=True)]
     seconds = statistics.median(step_seconds)
     tokens = recipe.train.batch_tokens
@@ -139,6 +148,7 @@ def _measure(recipe: Recipe, schedule: DepthSchedule, compute: Compute, rounds: 
         "schedule": schedule.text,
         "step_seconds": seconds,
         "products_seconds": statistics.median(product_seconds),
+        "seconds_by_part": {part: statistics.median(seconds[part] for seconds in parts) for part in parts[0]},
         "fraction_of_roofline": statistics.median(ratios),
         "tokens_per_second": tokens / seconds,
         "flops_per_second": tokens * flops_per_token(recipe.model, schedule, recipe.train.seq_len) / seconds,

@@ -91,7 +91,7 @@ def fails(outcome, part, status=1):
 
 
 def test_usage(run):
-    fails(run("trian"), "Unknown command", status=2)
+    fails(run("trainx"), "Unknown command", status=2)
     fails(run("train"), "", status=2)
     fails(run("train", "demo", "--data", "x", "--seed", "many"), "seed", status=2)
 

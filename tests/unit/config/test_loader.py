@@ -40,7 +40,7 @@ def test_absent_values_stay_absent_in_toml():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"titel": "x"}, "here: unknown key 'titel'; did you mean 'title'?"),
+        ({"titlex": "x"}, "here: unknown key 'titlex'; did you mean 'title'?"),
         ({"main": {"kind": "round", "radios": 1.0}}, "here: unknown key 'main.radios'; did you mean 'radius'?"),
         ({"others": [{"kind": "square", "sides": 1.0}]}, "here: unknown key 'others.0.sides'; did you mean 'side'?"),
         (
