@@ -20,8 +20,8 @@ from nutshell.model.seams import Stream
 from nutshell.nn.kernels.attend import AttendKind
 from nutshell.train.config import TrainConfig
 
-# Where the two kernels take the same time (results/attention_cpu.json): beyond, the logits of all pairs leave the cache,
-# and the fused kernel's tiling wins.
+# Where the two kernels take the same time (results/attention_cpu.json): beyond, the logits of all pairs leave
+# the cache, and the fused kernel's tiling wins.
 LONGEST_PRODUCTS_WINDOW = 256
 
 ReadOutLoss = Callable[[Float[Tensor, "B T D"], Stream, Int[Tensor, "B T"]], Tensor]

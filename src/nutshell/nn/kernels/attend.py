@@ -1,6 +1,6 @@
 """Causal attention with grouped key/value heads: torch's fused kernel, and two matrix products with a softmax between.
 
-On a CPU in bf16, torch 2.13's fused kernel takes over twice as long as the plain products in windows of 128 tokens, once
+On a CPU in bf16, torch 2.13's fused kernel takes over twice as long as plain products in windows of 128 tokens, once
 inductor has fused the softmax, and less from 512 on (`results/attention_cpu.json`), so short training windows use the
 products. Both mean the same; a test holds them together.
 """
