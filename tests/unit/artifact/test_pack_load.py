@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import ALL_TOGETHER, CASES, build_model, tokens
+from models import ALL_TOGETHER, CASES, SMALL, build_model, tokens
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.container import pack_container, unpack_container
 from nutshell.artifact.fit import fit
@@ -31,18 +31,9 @@ def tokenizer():
 
 
 def recipe(changes):
-    model = {
-        "vocab_size": VOCAB,
-        "model_dim": 24,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "head_dim": 8,
-        "depth": {"schedule": "0 (1-2)x2 3", "skips": "mirror"},
-        "mlp": {"kind": "relu2", "mlp_dim": 40},
-    }
     table = {
         "about": "test",
-        "model": model | changes,
+        "model": SMALL | {"vocab_size": VOCAB} | changes,
         "train": {"budget": {"steps": 1}, "batch_size": 1, "seq_len": 16},
         "pack": {"budget_bytes": 40_000, "rules": []},
         "score": {"stride": 8},
