@@ -10,6 +10,7 @@ import torch
 
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.fit import HIGHEST_RATE_BITS
+from nutshell.artifact.pack import is_fitted
 from nutshell.codec.limits import gaussian_code_bits
 from nutshell.model.config import ModelConfig
 from nutshell.model.lm import LM
@@ -31,8 +32,7 @@ def predict_bytes(model: ModelConfig, pack: PackConfig) -> int:
     rules = {role: rule for rule in pack.rules for role in rule.roles}
     weights = sum(_weight_bytes(row, rules.get(row.role)) for row in table)
     total = round(FIXED_BYTES + TOKENIZER_BYTES_PER_TOKEN * model.vocab_size + weights)
-    is_fitted = any(rule.bits is None for rule in pack.rules)
-    return min(total, pack.budget_bytes) if is_fitted else total
+    return min(total, pack.budget_bytes) if is_fitted(pack) else total
 
 
 def _weight_bytes(row: ParamRow, rule: RtnConfig | None) -> float:
