@@ -90,13 +90,15 @@ def installed_recipes() -> list[tuple[str, str]]:
 
 def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
-    if path.suffix == ".toml" or path.exists():
+    if path.suffix == ".toml" or (path.exists() and not path.is_dir()):
         return path
-    installed = _folder() / f"{name_or_path}.toml"
-    if not installed.is_file():
-        names = ", ".join(name for name, _ in installed_recipes())
-        raise RecipeError(f"no recipe '{name_or_path}'; installed: {names}; or give the path of a .toml file")
-    return installed
+    installed = _folder() / f"{path.name}.toml"
+    if path.name == name_or_path and installed.is_file():
+        return installed
+    if path.is_dir():
+        raise RecipeError(f"'{name_or_path}' is a folder, not a recipe; give the path of a .toml file")
+    names = ", ".join(name for name, _ in installed_recipes())
+    raise RecipeError(f"no recipe '{name_or_path}'; installed: {names}; or give the path of a .toml file")
 
 
 def _folder() -> Path:

@@ -1,0 +1,44 @@
+"""Which file a recipe's name or path means."""
+
+import pytest
+
+from nutshell.errors import RecipeError
+from nutshell.recipe import installed_recipes, resolve
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [name for name, _ in installed_recipes()])
+def test_a_folder_does_not_hide_the_recipe_of_its_name(here, name):
+    (here / name).mkdir()
+    assert resolve(name).name == name
+
+
+@pytest.mark.parametrize("path", ["mine", "demo/", "./demo", "."])
+def test_a_folder_given_as_a_path_is_one_clear_line(here, path):
+    (here / path).mkdir(exist_ok=True)
+    with pytest.raises(RecipeError, match=f"^'{path}' is a folder, not a recipe; give the path of a .toml file$"):
+        resolve(path)
+
+
+def test_a_folder_called_like_a_file_is_named(here):
+    (here / "mine.toml").mkdir()
+    with pytest.raises(RecipeError, match=r"^mine\.toml: cannot read the recipe \(Is a directory\)$"):
+        resolve("mine.toml")
+
+
+def test_a_path_is_not_looked_up_among_the_installed_recipes():
+    with pytest.raises(RecipeError, match=r"^no recipe '\./demo'; installed: demo"):
+        resolve("./demo")
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.toml"])
+def test_a_file_is_a_recipe_whatever_it_is_called(here, name):
+    (here / name).write_text('about = ""')
+    with pytest.raises(RecipeError, match=f"^{name}: "):
+        resolve(name)
