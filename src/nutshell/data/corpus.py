@@ -29,6 +29,7 @@ Progress = Callable[[str, int, int], None]
 _TOKENIZER_NAME = "tokenizer.model"
 # Already a quarter of the bundled corpus trains a tokenizer within 0.2 % of the best; more text only costs memory.
 _TRAINING_BYTES = 20_000_000
+_MORE_DOCUMENTS = "cut the text into more documents (one a file, or one a line of .jsonl)"
 
 
 class BuildConfig(Config, frozen=True):
@@ -117,11 +118,14 @@ def _check_sides(counts: Counts, source: str) -> None:
     kept = sum(counts.documents.values())
     if kept == 0:
         raise DataError(f"{source}: no text to build from ({counts.empty:,} documents, all of them empty)")
+    if kept == 1:
+        raise DataError(f"{source}: one distinct document cannot be on both sides of the split; {_MORE_DOCUMENTS}")
     for side in SIDES:
         if counts.documents[side] == 0:
+            change = "raise" if side == "val" else "lower"
             raise DataError(
-                f"{source}: the split leaves none of the {kept:,} documents for {side!r}; change val_frac or "
-                "split_seed, or cut the text into more documents (one a file, or one a line of .jsonl)"
+                f"{source}: the split leaves none of the {kept:,} documents for {side!r}; {change} --val-frac, or "
+                f"{_MORE_DOCUMENTS}"
             )
 
 

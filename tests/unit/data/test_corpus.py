@@ -139,12 +139,21 @@ def test_empty_folder_may_be_there(tmp_path, documents):
     [
         ([], r"a list: no text to build from \(0 documents, all of them empty\)"),
         ([b"", b" \n"], r"a list: no text to build from \(2 documents, all of them empty\)"),
-        ([b"one"], "a list: the split leaves none of the 1 documents for '(train|val)'; change val_frac or split_seed"),
+        ([b"one", b"one"], "a list: one distinct document cannot be on both sides of the split; cut the text"),
     ],
 )
 def test_no_usable_text(tmp_path, documents, message):
     with pytest.raises(DataError, match=message):
         build(ListSource(documents), tmp_path / "data", CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("val_frac", "side", "change"), [(1e-9, "val", "raise"), (1 - 1e-9, "train", "lower")])
+def test_a_side_without_documents_says_which_option_to_change(tmp_path, val_frac, side, change):
+    config = BuildConfig(vocab_size=400, val_frac=val_frac)
+    message = f"^a list: the split leaves none of the 2 documents for '{side}'; {change} --val-frac, or cut the text"
+    with pytest.raises(DataError, match=message):
+        build(ListSource([b"one", b"two"]), tmp_path / "data", config)
     assert list(tmp_path.iterdir()) == []
 
 
