@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError
 
 from nutshell import __version__
 from nutshell.errors import NutshellError
+from nutshell.printable import show_controls
 
 # The shell's conventions: a command that was asked wrongly, and one ended by Ctrl-C.
 USAGE, INTERRUPTED = 2, 130
@@ -58,5 +59,5 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"nutshell: {' '.join(message.split())}", file=sys.stderr)
+    print(f"nutshell: {show_controls(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)

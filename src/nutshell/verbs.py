@@ -29,6 +29,7 @@ from nutshell.report.tables import (
     manifest_view,
     proof_view,
     recipes_view,
+    sample_view,
     score_view,
 )
 from nutshell.report.terminal import Terminal
@@ -196,7 +197,7 @@ def sample(
         json: print prompt and text as JSON.
     """
     text = sample_text(artifact, prompt, max_tokens=max_tokens, temperature=temperature, seed=seed)
-    Terminal(as_json=json).result({"prompt": prompt, "text": text}, lambda result: Text(result["text"]))
+    Terminal(as_json=json).result({"prompt": prompt, "text": text}, sample_view)
 
 
 def report(run: Path) -> None:

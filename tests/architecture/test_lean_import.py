@@ -34,5 +34,5 @@ def test_the_package_imports_nothing(modules):
 
 
 def test_help_imports_what_the_command_line_library_needs_and_nothing_more(modules):
-    assert modules["help"] - modules["bare"] == {"nutshell", "nutshell.cli", "nutshell.errors"}
+    assert modules["help"] - modules["bare"] == {"nutshell", "nutshell.cli", "nutshell.errors", "nutshell.printable"}
     assert not modules["help"] & HEAVY

@@ -96,6 +96,12 @@ def test_usage(run):
     fails(run("train", "demo", "--data", "x", "--seed", "many"), "seed", status=2)
 
 
+def test_a_message_cannot_command_the_terminal(run):
+    status, _, err = run("describe", "no\x1b[2Jsuch\x9b")
+    assert status == 1
+    assert err[0].startswith("nutshell: no recipe 'no\N{REPLACEMENT CHARACTER}[2Jsuch\N{REPLACEMENT CHARACTER}'")
+
+
 def test_recipes(run, recipe, tmp_path):
     fails(run("describe", "nosuch"), "no recipe 'nosuch'; installed: demo")
     fails(run("describe", tmp_path / "none.toml"), "cannot read the recipe (No such file or directory)")

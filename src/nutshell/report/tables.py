@@ -14,8 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from nutshell.printable import escape_controls, show_controls
 from nutshell.report.stored import Description, Ledger, Proof, Score, Summary
-from nutshell.report.terminal import show_controls
 from nutshell.units import format_seconds, nats_from_bits
 
 # Lays out what a verb prints with `--json`.
@@ -108,6 +108,11 @@ def proof_view(receipt: Mapping[str, Any]) -> RenderableType:
     if not proof.ok:
         lines.append(_text(str(receipt.get("reason", "")), "bad"))
     return Group(*lines)
+
+
+def sample_view(sample: Mapping[str, Any]) -> RenderableType:
+    """What a model wrote, line by line."""
+    return Text(escape_controls(sample["text"]))
 
 
 def manifest_view(manifest: Mapping[str, Any]) -> RenderableType:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 
+from nutshell.printable import show_controls
 from nutshell.report.stored import MetricsRow
 from nutshell.units import format_bytes, format_seconds
 
@@ -117,11 +118,6 @@ class Terminal:
         with line.live or contextlib.nullcontext():
             yield line.show
         line.close()
-
-
-def show_controls(text: str) -> str:
-    """Replace what a terminal would obey (escape sequences, carriage returns) by a visible mark."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _console(file: TextIO) -> Console:

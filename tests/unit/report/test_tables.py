@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from nutshell.report.tables import describe_view, ledger_view, score_view, summary_view
+from nutshell.report.tables import describe_view, ledger_view, sample_view, score_view, summary_view
 from nutshell.report.terminal import THEME
 
 REPORT = Path("runs/demo/report.html")
@@ -98,6 +98,12 @@ def test_ledger_without_a_budget(load):
     ledger = load("pack.json")
     del ledger["budget_bytes"], ledger["precision"]
     assert not [line for line in lines_of(ledger_view(ledger)) if line.startswith(("budget", "bits"))]
+
+
+def test_a_sample_keeps_its_lines_and_cannot_command_the_terminal():
+    console = Console(file=io.StringIO(), theme=THEME, width=80, markup=False)
+    console.print(sample_view({"prompt": "", "text": "[red]one\n\n two\x1b[2J\x9b3m\r\x07"}))
+    assert console.file.getvalue() == "[red]one\n\n two\\x1b[2J\\x9b3m\\x0d\\x07\n"
 
 
 @pytest.mark.parametrize(

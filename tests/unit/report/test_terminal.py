@@ -6,7 +6,7 @@ import pytest
 from rich.console import Group
 from rich.text import Text
 
-from nutshell.report.terminal import Terminal, show_controls
+from nutshell.report.terminal import Terminal
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
@@ -190,8 +190,3 @@ def test_text_is_neither_markup_nor_control(capsys, rows):
     assert err.startswith("[red]:smile:[/] \N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER} two")
     assert "\x1b" not in err
     assert len(err.splitlines()) == 2
-
-
-def test_show_controls_keeps_all_that_prints():
-    assert show_controls("\u00e9 (2-4)x2 \u4e2d") == "\u00e9 (2-4)x2 \u4e2d"
-    assert show_controls("a\rb\u202ec") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c"
