@@ -12,12 +12,12 @@ about = "a test"
 [model]
 vocab_size = 400
 model_dim = 32
-num_heads = 2
-num_kv_heads = 1
+attention = { num_heads = 2, num_kv_heads = 1 }
+modulate = [{ kind = "branch_scale" }]
 inputs = [{ kind = "embed_norm" }]
 logits = [{ kind = "softcap" }]
 mlp = { kind = "relu2", mlp_dim = 64 }
-residual = { kind = "x0_mix" }
+residual = { kind = "sequential", entry = [{ kind = "x0_mix" }] }
 [model.depth]
 schedule = "0 (1)x2 2"
 skips = "mirror"
@@ -114,6 +114,10 @@ def test_sample_continues_the_prompt_and_repeats_with_its_seed(finished):
 def test_packing_under_another_budget(finished):
     ledger = json.loads(nutshell("pack", "out", "--budget-bytes", 20_000, "--json", cwd=finished).stdout)
     assert ledger["artifact_bytes"] == sum(row["bytes"] for row in ledger["sections"]) <= 20_000
+    assert ledger["artifact_bytes"] == sum(ledger["bytes_by_kind"].values())
+    bits_per_value = {row["name"]: row["bits_per_value"] for row in ledger["sections"] if row["kind"] == "codes"}
+    assert 1 < bits_per_value["embedding"] < 16
+    assert {row["bits_per_value"] for row in ledger["sections"] if row["kind"] == "frame"} == {None}
     failed = nutshell("pack", "out", "--budget-bytes", 1_000, cwd=finished, status=1)
     assert failed.stderr.strip().splitlines()[-1].startswith("nutshell: the artifact has")
     assert (finished / "out/model.nut").stat().st_size == ledger["artifact_bytes"]

@@ -17,12 +17,11 @@ class LedgerRow:
     kind: str
     num_bytes: int
     num_values: int
-    share: float
 
     @property
-    def bits_per_value(self) -> float:
-        """Stored bits for each element of the array; NaN without elements."""
-        return 8 * self.num_bytes / self.num_values if self.num_values else math.nan
+    def bits_per_value(self) -> float | None:
+        """Stored bits for each element of the array; None without elements."""
+        return 8 * self.num_bytes / self.num_values if self.num_values else None
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,6 @@ def build_ledger(container: Container, total_bytes: int) -> Ledger:
         (section.name, section.kind, len(section.payload), math.prod(section.shape))
         for section in container.sections.values()
     ]
-    rows = tuple(LedgerRow(*part, share=part[2] / total_bytes) for part in parts)
+    rows = tuple(LedgerRow(*part) for part in parts)
     assert sum(row.num_bytes for row in rows) == total_bytes, "a byte of the artifact belongs to no section"
     return Ledger(rows, total_bytes)

@@ -53,7 +53,11 @@ def pack_run(run_dir: Path, *, budget_bytes: int | None = None, progress: Progre
         "weights_sha256": receipt["weights_sha256"],
         "budget_bytes": config.budget_bytes,
         "precision": _precision(config, packed.rate_bits),
-        "sections": [{"name": row.name, "kind": row.kind, "bytes": row.num_bytes} for row in ledger.rows],
+        "bytes_by_kind": ledger.bytes_by_kind(),
+        "sections": [
+            {"name": row.name, "kind": row.kind, "bytes": row.num_bytes, "bits_per_value": row.bits_per_value}
+            for row in ledger.rows
+        ],
         "seconds": time.perf_counter() - start,
     }
     write_json(run_dir / store.LEDGER, result)

@@ -134,11 +134,12 @@ class Description(msgspec.Struct, frozen=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """A named stretch of an artifact."""
+    """A named stretch of an artifact; `bits_per_value` for each element of its array, if it holds one."""
 
     name: str
     kind: str
     bytes: int
+    bits_per_value: float | None = None
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -148,6 +149,7 @@ class Ledger(msgspec.Struct, frozen=True):
     sections: list[Section]
     budget_bytes: int | None = None
     precision: dict[str, float] = {}
+    bytes_by_kind: dict[str, int] = {}
 
 
 class Source(msgspec.Struct, frozen=True):

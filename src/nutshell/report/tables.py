@@ -88,14 +88,20 @@ def describe_view(description: Mapping[str, Any]) -> RenderableType:
 def ledger_view(ledger: Mapping[str, Any]) -> RenderableType:
     """Where the bytes of an artifact went, largest section first."""
     packed = msgspec.convert(ledger, Ledger)
-    table = _table("section", "bytes", "share", "kind")
+    table = _table("section", "bytes", "share", "bits/value", "kind")
     for section in sorted(packed.sections, key=lambda section: -section.bytes):
         share = _share(section.bytes, packed.artifact_bytes)
-        table.add_row(_text(section.name), f"{section.bytes:,}", share, _text(section.kind))
+        bits = "-" if section.bits_per_value is None else f"{section.bits_per_value:.2f}"
+        table.add_row(_text(section.name), f"{section.bytes:,}", share, bits, _text(section.kind))
     facts = {"artifact": f"{packed.artifact_bytes:,} bytes"}
     if packed.budget_bytes is not None:
         share = _share(packed.artifact_bytes, packed.budget_bytes)
         facts["budget"] = f"{packed.budget_bytes:,} bytes, {share} used"
+    if packed.bytes_by_kind:
+        facts["bytes by kind"] = ", ".join(
+            f"{kind} {num_bytes:,} ({_share(num_bytes, packed.artifact_bytes)})"
+            for kind, num_bytes in packed.bytes_by_kind.items()
+        )
     if packed.precision:
         facts["bits by role"] = ", ".join(f"{role} {bits:g}" for role, bits in packed.precision.items())
     return Group(_facts(facts), "", table)

@@ -69,14 +69,6 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     document_ids: tuple[int, ...]
     document_nats: tuple[float, ...]
 
-    def line(self) -> str:
-        """Write the score for people: a ratio says little without what it was taken over."""
-        return (
-            f"{self.bpb:.4f} {self.metric} ({self.nats_per_token:.4f} nats/token, {self.nats_per_byte:.4f} nats/byte; "
-            f"{self.tokens:,} tokens, {self.bytes:,} bytes, {self.documents:,} documents, "
-            f"{self.coverage:.1%} of the text)"
-        )
-
     def claimed_nats(self, document_ids: tuple[int, ...]) -> float:
         """Add up what the score claims for some of its documents.
 

@@ -65,10 +65,18 @@ LEDGER = {
         {"name": "manifest", "kind": "manifest", "bytes": 3_118},
         {"name": "recipe", "kind": "recipe", "bytes": 1_204},
         {"name": "tokenizer", "kind": "tokenizer", "bytes": 21_870},
-        {"name": "matrix", "kind": "planes", "bytes": 781_302},
-        {"name": "embedding", "kind": "planes", "bytes": 172_300},
-        {"name": "gain", "kind": "raw", "bytes": 7_796},
+        {"name": "matrix", "kind": "planes", "bytes": 781_302, "bits_per_value": 3.5324},
+        {"name": "embedding", "kind": "planes", "bytes": 172_300, "bits_per_value": 3.5054},
+        {"name": "gain", "kind": "raw", "bytes": 7_796, "bits_per_value": None},
     ],
+    "bytes_by_kind": {
+        "planes": 953_602,
+        "tokenizer": 21_870,
+        "raw": 7_796,
+        "manifest": 3_118,
+        "recipe": 1_204,
+        "header": 64,
+    },
     "precision": {"matrix": 4, "embedding": 4, "gain": 16, "scale": 16},
 }
 

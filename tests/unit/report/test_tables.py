@@ -90,8 +90,25 @@ def test_ledger_is_sorted_by_bytes(load):
     assert "artifact 987,654 bytes" in lines
     assert "budget 1,000,000 bytes, 98.77 % used" in lines
     assert "bits by role matrix 4, embedding 4, gain 16, scale 16" in lines
-    assert lines[-7] == "matrix 781,302 79.11 % planes"
-    assert lines[-1] == "header 64 0.01 % header"
+    assert lines[-7] == "matrix 781,302 79.11 % 3.53 planes"
+    assert lines[-1] == "header 64 0.01 % - header"
+
+
+def test_ledger_totals_bytes_by_kind(load):
+    lines = lines_of(ledger_view(load("pack.json")), width=200)
+    assert lines[2] == (
+        "bytes by kind planes 953,602 (96.55 %), tokenizer 21,870 (2.21 %), raw 7,796 (0.79 %), "
+        "manifest 3,118 (0.32 %), recipe 1,204 (0.12 %), header 64 (0.01 %)"
+    )
+
+
+def test_ledger_of_an_older_version_has_no_kinds(load):
+    ledger = load("pack.json")
+    del ledger["bytes_by_kind"]
+    ledger["sections"] = [{key: row[key] for key in ("name", "kind", "bytes")} for row in ledger["sections"]]
+    lines = lines_of(ledger_view(ledger))
+    assert not [line for line in lines if line.startswith("bytes by kind")]
+    assert lines[-1] == "header 64 0.01 % - header"
 
 
 def test_ledger_without_a_budget(load):
