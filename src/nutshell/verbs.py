@@ -139,7 +139,7 @@ def score(
         json: print the score as JSON.
     """
     terminal = Terminal(as_json=json)
-    with terminal.stage("score", unit="tokens") as advance:
+    with terminal.stage("score", unit="tokens read") as advance:
         result = score_artifact(artifact, data, stride=stride, progress=advance)
     _deliver(result, score_view, out, terminal)
 

@@ -15,7 +15,7 @@ from nutshell.machine import num_threads, processor, versions
 from nutshell.pipeline import store
 from nutshell.score.compressors import compress_all
 from nutshell.score.config import ProveConfig
-from nutshell.score.frozen import score_documents
+from nutshell.score.frozen import score_documents, score_every_way
 from nutshell.score.generate import generate
 from nutshell.score.ledger import Score
 from nutshell.score.predictor import Progress
@@ -32,14 +32,11 @@ def score_artifact(artifact: Path, data_dir: Path, *, stride: int | None, progre
     torch.set_num_threads(num_threads())
     content, loaded = store.open_artifact(artifact)
     dataset, documents = store.open_documents(data_dir, loaded)
-    predictor = ModelPredictor(loaded)
-    sliding, disjoint = (
-        score_documents(predictor, documents, WindowPlan(context=loaded.context, stride=step), progress=progress)
-        for step in (loaded.stride if stride is None else stride, loaded.context)
-    )
+    plan = WindowPlan(context=loaded.context, stride=loaded.stride if stride is None else stride)
+    scores = score_every_way(ModelPredictor(loaded), documents, plan, progress=progress)
     return {
-        **msgspec.to_builtins(sliding),
-        "disjoint_bpb": disjoint.bpb,
+        **msgspec.to_builtins(scores.own),
+        "disjoint_bpb": scores.disjoint.bpb,
         "compressors": compress_all(documents.text()),
         "artifact_bytes": len(content),
         "artifact_sha256": sha256_bytes(content),

@@ -21,6 +21,29 @@ from nutshell.score.text import Documents, Track
 from nutshell.score.windows import Window, WindowPlan
 
 
+class Scores(NamedTuple):
+    """What a model reaches on a text by document: under a plan of its own, and in disjoint windows."""
+
+    own: Score
+    disjoint: Score
+
+
+def score_every_way(
+    predictor: Predictor, documents: Documents, plan: WindowPlan, *, progress: Progress | None = None
+) -> Scores:
+    """Score under a plan and in disjoint windows, once if that is the plan; one progress runs over both.
+
+    Arguments and errors are those of `score_documents`.
+    """
+    disjoint = WindowPlan(context=plan.context, stride=plan.context)
+    lengths = [len(tokens) + 1 for tokens in documents.tokens]
+    work = [sum(map(each.num_inputs, lengths)) for each in dict.fromkeys([plan, disjoint])]
+    own = score_documents(predictor, documents, plan, progress=_part(progress, work, 0))
+    if plan == disjoint:
+        return Scores(own, own)
+    return Scores(own, score_documents(predictor, documents, disjoint, progress=_part(progress, work, 1)))
+
+
 def score_documents(
     predictor: Predictor,
     documents: Documents,
@@ -81,13 +104,13 @@ def _score(
         )
     by_document = unit == "document"
     tracks = documents.tracks() if by_document else [documents.stream()]
-    total = sum(len(track.targets) for track in tracks)
+    total = sum(plan.num_inputs(len(track.targets)) for track in tracks)
     ledger = ScoreLedger(tracks)
     done = 0
     for batch in _batches(tracks, plan, batch_tokens):
         for job, nats in zip(batch, _nats(predictor, tracks, batch), strict=True):
             ledger.commit(job.track, job.window.score_from, nats)
-            done += len(nats)
+            done += job.window.stop - job.window.start
         if progress:
             progress(done, total)
     strategy = Strategy(
@@ -98,6 +121,14 @@ def _score(
         rules=("charge_end",) if by_document else ("charge_bos",),
     )
     return ledger.finish(documents, strategy)
+
+
+def _part(progress: Progress | None, work: list[int], place: int) -> Progress | None:
+    """Give one of several pieces of work its part of a progress over all of them."""
+    if progress is None:
+        return None
+    before, total = sum(work[:place]), sum(work)
+    return lambda done, _: progress(before + done, total)
 
 
 def _batches(tracks: list[Track], plan: WindowPlan, batch_tokens: int) -> Iterator[list[_Job]]:

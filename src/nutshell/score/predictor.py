@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int64
 
 Progress = Callable[[int, int], None]
-"""Told how many targets are done, and of how many."""
+"""Told how much of the work is done, and of how much, in tokens: scoring counts those read, proving those coded."""
 
 
 class Predictor(Protocol):

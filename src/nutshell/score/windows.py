@@ -58,3 +58,7 @@ class WindowPlan(Config, frozen=True):
             if window.score_from >= num_targets:
                 return
             yield window._replace(stop=min(window.stop, num_targets))
+
+    def num_inputs(self, num_targets: int) -> int:
+        """Count the inputs that all windows of a sequence read, overlaps included: the work of scoring it."""
+        return sum(window.stop - window.start for window in self.windows(num_targets))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nutshell.errors import DataError, LegalityError, RecipeError
-from nutshell.score.frozen import score_documents, score_stream
+from nutshell.score.frozen import score_documents, score_every_way, score_stream
 from nutshell.score.windows import WindowPlan
 from score_twins import VOCAB_SIZE, Order2, Uniform, Unigram, documents_of
 
@@ -87,11 +87,51 @@ def test_padding_is_on_the_right_and_its_nats_are_dropped():
     assert score.nats_per_token == 1.0
 
 
-def test_progress_counts_to_the_end():
-    seen = []
-    score = score_documents(Uniform(), DOCUMENTS, PLANS[1], batch_tokens=50, progress=lambda *done: seen.append(done))
-    assert seen[-1] == (score.tokens, score.tokens)
+def assert_runs_once(seen, total):
+    """A progress that rises from call to call and ends at its one total."""
+    assert seen[-1] == (total, total)
+    assert {of for _, of in seen} == {total}
     assert all(left[0] < right[0] for left, right in pairwise(seen))
+
+
+def inputs_of(tracks, plan):
+    return sum(stop - start for track in tracks for start, stop, _ in plan.windows(len(track.targets)))
+
+
+def test_progress_counts_the_tokens_read_to_the_end():
+    seen = []
+    score_documents(Uniform(), DOCUMENTS, PLANS[1], batch_tokens=50, progress=lambda *done: seen.append(done))
+    assert len(seen) == 8
+    assert_runs_once(seen, inputs_of(DOCUMENTS.tracks(), PLANS[1]))
+
+
+def test_every_way_of_scoring_is_the_way_alone():
+    scores = score_every_way(Order2(), DOCUMENTS, PLANS[1])
+    assert scores.own == score_documents(Order2(), DOCUMENTS, PLANS[1])
+    assert scores.disjoint == score_documents(Order2(), DOCUMENTS, PLANS[0])
+    assert scores.own.bpb < scores.disjoint.bpb
+
+
+def test_one_progress_runs_over_every_way_of_scoring():
+    seen = []
+    score_every_way(Uniform(), DOCUMENTS, PLANS[1], progress=lambda *done: seen.append(done))
+    assert_runs_once(seen, sum(inputs_of(DOCUMENTS.tracks(), plan) for plan in (PLANS[1], PLANS[0])))
+
+
+def test_a_plan_of_disjoint_windows_is_not_scored_twice():
+    calls, seen = [], []
+
+    class Spy(Unigram):
+        def nats(self, inputs, targets):
+            calls.append(targets.shape)
+            return super().nats(inputs, targets)
+
+    score_documents(Spy(), DOCUMENTS, PLANS[0])
+    once = len(calls)
+    scores = score_every_way(Spy(), DOCUMENTS, PLANS[0], progress=lambda *done: seen.append(done))
+    assert scores.own == scores.disjoint
+    assert len(calls) == 2 * once
+    assert_runs_once(seen, inputs_of(DOCUMENTS.tracks(), PLANS[0]))
 
 
 def test_some_documents_are_a_subset():

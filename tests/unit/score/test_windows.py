@@ -11,6 +11,13 @@ def test_the_example_of_the_docstring():
     assert plan.kind == "sliding"
 
 
+def test_num_inputs_counts_overlaps_again():
+    # Of the module's docstring: windows of 4, 4 and 3 inputs.
+    assert WindowPlan(context=4, stride=2).num_inputs(7) == 11
+    assert WindowPlan(context=4, stride=4).num_inputs(7) == 7
+    assert WindowPlan(context=4, stride=2).num_inputs(0) == 0
+
+
 def test_disjoint():
     plan = WindowPlan(context=4, stride=4)
     assert list(plan.windows(9)) == [Window(0, 4, 0), Window(4, 8, 4), Window(8, 9, 8)]
