@@ -85,6 +85,7 @@ def test_the_score_is_the_decoded_texts_code_length(finished):
     score = json.loads((finished / "out/score.json").read_text())
     manifest = json.loads((finished / "data/manifest.json").read_text())
     assert score["bytes"] == manifest["val"]["bytes"]
+    assert len({score["bpb"], score["disjoint_bpb"], score["stream_bpb"]}) == 3
     assert score["bpb"] == pytest.approx(score["total_nats"] / 0.6931471805599453 / score["bytes"], rel=1e-12)
 
 

@@ -256,6 +256,18 @@ def test_a_proof_that_fails_is_written_down_and_fails_the_run(run, recipe, data,
         assert (out / "report.html").exists()
 
 
+def test_a_score_that_an_older_version_wrote_is_made_again(run, recipe, data, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("run", recipe, "--data", data, "--out", out)
+    assert run(*arguments)[0] == 0
+    score = read_json(out / "score.json")
+    older = {key: value for key, value in score.items() if key != "stream_bpb"}
+    (out / "score.json").write_text(json.dumps(older))
+    assert run(*arguments)[0] == 0
+    assert read_json(out / "score.json")["stream_bpb"] == read_json(out / "summary.json")["stream_bpb"]
+    assert read_json(out / "score.json")["total_nats"] == score["total_nats"]
+
+
 def test_no_space_left_leaves_what_was_there(run, trained, data, monkeypatch):
     before = {path.name: path.read_bytes() for path in trained.iterdir()}
 

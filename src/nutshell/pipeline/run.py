@@ -30,6 +30,7 @@ SCORE_KEYS = [
     "metric",
     "bpb",
     "disjoint_bpb",
+    "stream_bpb",
     "nats_per_token",
     "nats_per_byte",
     "total_nats",
@@ -129,7 +130,7 @@ def _is_packed(run_dir: Path, budget_bytes: int) -> bool:
 
 def _score_in_fresh_process(run_dir: Path, data_dir: Path, terminal: Terminal) -> None:
     artifact, result = run_dir / store.ARTIFACT, run_dir / store.SCORE
-    if not _find_result(result, artifact):
+    if not _find_result(result, artifact).keys() >= set(SCORE_KEYS):  # an older version scored less
         _run_verb(terminal, "score", str(artifact), "--data", str(data_dir), "--out", str(result))
 
 

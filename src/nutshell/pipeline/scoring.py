@@ -24,7 +24,7 @@ from nutshell.score.windows import WindowPlan
 
 
 def score_artifact(artifact: Path, data_dir: Path, *, stride: int | None, progress: Progress) -> dict[str, Any]:
-    """Score the whole validation text in sliding windows, with the disjoint score and the compressors' beside it.
+    """Score the whole validation text by document; other definitions and the compressors stand beside the score.
 
     The stride is that of the artifact's own recipe unless given.
     """
@@ -37,6 +37,7 @@ def score_artifact(artifact: Path, data_dir: Path, *, stride: int | None, progre
     return {
         **msgspec.to_builtins(scores.own),
         "disjoint_bpb": scores.disjoint.bpb,
+        "stream_bpb": scores.stream.bpb,
         "compressors": compress_all(documents.text()),
         "artifact_bytes": len(content),
         "artifact_sha256": sha256_bytes(content),

@@ -47,6 +47,17 @@ class Score(msgspec.Struct, frozen=True):
     documents: int
     coverage: float
     strategy: dict[str, Any]
+    disjoint_bpb: float | None = None
+    stream_bpb: float | None = None
+
+    @property
+    def otherwise(self) -> dict[str, float]:
+        """Bits per byte of the same artifact on the same text by other definitions, each named by its windows."""
+        stored = {
+            "disjoint windows, each document alone": self.disjoint_bpb,
+            "disjoint windows over the stream, the field's definition": self.stream_bpb,
+        }
+        return {definition: bpb for definition, bpb in stored.items() if bpb is not None}
 
 
 class Summary(msgspec.Struct, frozen=True):

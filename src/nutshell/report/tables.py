@@ -39,7 +39,7 @@ def summary_view(summary: Mapping[str, Any], *, report: Path) -> RenderableType:
 
 
 def score_view(score: Mapping[str, Any]) -> RenderableType:
-    """A score with everything it must be quoted with, and the compressors if they were run."""
+    """A score with everything it must be quoted with, then what it is not: other definitions, and compressors."""
     scored = msgspec.convert(score, Score)
     compressors: Mapping[str, float] = score.get("compressors", {})
     facts = _facts(
@@ -54,12 +54,18 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
             "strategy": ", ".join(f"{key} = {value}" for key, value in scored.strategy.items()),
         }
     )
-    if not compressors:
-        return facts
-    table = _table("compressor", "bits/byte", "this score")
-    for name, bpb in sorted(compressors.items(), key=lambda entry: entry[1]):
-        table.add_row(_text(name), f"{bpb:.4f}", _gap(1 - scored.bpb / bpb))
-    return Group(facts, "", table)
+    parts: list[RenderableType] = [facts]
+    if scored.otherwise:
+        table = _table("the same artifact by other definitions, not this score", "bits/byte")
+        for definition, bpb in scored.otherwise.items():
+            table.add_row(definition, f"{bpb:.4f}")
+        parts += ["", table]
+    if compressors:
+        table = _table("compressor", "bits/byte", "this score")
+        for name, bpb in sorted(compressors.items(), key=lambda entry: entry[1]):
+            table.add_row(_text(name), f"{bpb:.4f}", _gap(1 - scored.bpb / bpb))
+        parts += ["", table]
+    return Group(*parts)
 
 
 def describe_view(description: Mapping[str, Any]) -> RenderableType:

@@ -22,26 +22,36 @@ from nutshell.score.windows import Window, WindowPlan
 
 
 class Scores(NamedTuple):
-    """What a model reaches on a text by document: under a plan of its own, and in disjoint windows."""
+    """What a model reaches on a text: by document under a plan of its own, and by two definitions that others quote.
+
+    Attributes:
+        own: The answer, which can be proved.
+        disjoint: By document, in disjoint windows.
+        stream: Over the stream, in disjoint windows: the field's published definition.
+    """
 
     own: Score
     disjoint: Score
+    stream: Score
 
 
 def score_every_way(
     predictor: Predictor, documents: Documents, plan: WindowPlan, *, progress: Progress | None = None
 ) -> Scores:
-    """Score under a plan and in disjoint windows, once if that is the plan; one progress runs over both.
+    """Score by every definition; disjoint windows that are the plan are not scored twice. One progress runs over all.
 
     Arguments and errors are those of `score_documents`.
     """
     disjoint = WindowPlan(context=plan.context, stride=plan.context)
     lengths = [len(tokens) + 1 for tokens in documents.tokens]
-    work = [sum(map(each.num_inputs, lengths)) for each in dict.fromkeys([plan, disjoint])]
-    own = score_documents(predictor, documents, plan, progress=_part(progress, work, 0))
-    if plan == disjoint:
-        return Scores(own, own)
-    return Scores(own, score_documents(predictor, documents, disjoint, progress=_part(progress, work, 1)))
+    plans = list(dict.fromkeys([plan, disjoint]))
+    work = [*(sum(map(each.num_inputs, lengths)) for each in plans), disjoint.num_inputs(sum(lengths) - 1)]
+    parts = [_part(progress, work, place) for place in range(len(work))]
+    by_document = [
+        score_documents(predictor, documents, each, progress=part) for each, part in zip(plans, parts[:-1], strict=True)
+    ]
+    stream = score_stream(predictor, documents, disjoint, progress=parts[-1])
+    return Scores(by_document[0], by_document[-1], stream)
 
 
 def score_documents(

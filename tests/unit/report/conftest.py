@@ -15,6 +15,8 @@ SUMMARY = {
     "documents": 214,
     "coverage": 1.0,
     "strategy": {"kind": "sliding", "context": 256, "stride": 64},
+    "disjoint_bpb": 1.7711,
+    "stream_bpb": 1.7598,
     "artifact": "model.nut",
     "artifact_bytes": 987_654,
     "budget_bytes": 1_000_000,

@@ -229,6 +229,18 @@ def test_worse_than_the_compressors_is_said_plainly(run_dir, edit):
 
 
 @pytest.mark.usefixtures("brief")
+def test_other_definitions_are_labelled_and_come_after_the_score(run_dir, edit):
+    text = page_of(run_dir).text
+    assert "only the first line is this run's score" in text
+    assert "this score: kind = sliding, context = 256, stride = 64 1.7421" in text
+    assert "disjoint windows, each document alone 1.7711" in text
+    assert "disjoint windows over the stream, the field's definition 1.7598" in text
+    assert text.index("Score 1.7421") < text.index("by other definitions")
+    edit("summary.json", disjoint_bpb=None, stream_bpb=None)
+    assert "by other definitions" not in page_of(run_dir).text
+
+
+@pytest.mark.usefixtures("brief")
 def test_no_compressors(run_dir, edit):
     edit("summary.json", compressors={})
     assert "Not compared: no compressor was run on the text." in page_of(run_dir).text

@@ -57,13 +57,23 @@ def test_score_is_quoted_with_its_units(load):
         "coverage every byte",
         "strategy kind = sliding, context = 256, stride = 64",
     ]
+    assert lines[9].startswith("the same artifact by other definitions, not this score")
+    assert lines[11:13] == [
+        "disjoint windows, each document alone 1.7711",
+        "disjoint windows over the stream, the field's definition 1.7598",
+    ]
     assert lines[-3:] == ["brotli 2.6482 34.2 % fewer", "zstd 2.7094 35.7 % fewer", "xz 2.7713 37.1 % fewer"]
 
 
 def test_score_of_a_part_shows_its_coverage(load):
-    lines = lines_of(score_view({**load("summary.json"), "coverage": 0.25, "compressors": {}}))
+    lines = lines_of(score_view({**load("summary.json"), "coverage": 0.25}))
     assert "coverage 25.0000% of the bytes" in lines
-    assert len(lines) == 8
+
+
+def test_score_of_an_older_version_has_no_other_definitions(load):
+    score = load("summary.json")
+    del score["disjoint_bpb"], score["stream_bpb"], score["compressors"]
+    assert len(lines_of(score_view(score))) == 8
 
 
 def test_describe_lists_every_virtual_layer(load):

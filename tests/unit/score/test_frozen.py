@@ -109,13 +109,15 @@ def test_every_way_of_scoring_is_the_way_alone():
     scores = score_every_way(Order2(), DOCUMENTS, PLANS[1])
     assert scores.own == score_documents(Order2(), DOCUMENTS, PLANS[1])
     assert scores.disjoint == score_documents(Order2(), DOCUMENTS, PLANS[0])
-    assert scores.own.bpb < scores.disjoint.bpb
+    assert scores.stream == score_stream(Order2(), DOCUMENTS, PLANS[0])
+    assert len({score.bpb for score in scores}) == 3
 
 
 def test_one_progress_runs_over_every_way_of_scoring():
     seen = []
     score_every_way(Uniform(), DOCUMENTS, PLANS[1], progress=lambda *done: seen.append(done))
-    assert_runs_once(seen, sum(inputs_of(DOCUMENTS.tracks(), plan) for plan in (PLANS[1], PLANS[0])))
+    by_document = sum(inputs_of(DOCUMENTS.tracks(), plan) for plan in (PLANS[1], PLANS[0]))
+    assert_runs_once(seen, by_document + inputs_of([DOCUMENTS.stream()], PLANS[0]))
 
 
 def test_a_plan_of_disjoint_windows_is_not_scored_twice():
@@ -127,11 +129,13 @@ def test_a_plan_of_disjoint_windows_is_not_scored_twice():
             return super().nats(inputs, targets)
 
     score_documents(Spy(), DOCUMENTS, PLANS[0])
-    once = len(calls)
+    score_stream(Spy(), DOCUMENTS, PLANS[0])
+    once = calls.copy()
+    calls.clear()
     scores = score_every_way(Spy(), DOCUMENTS, PLANS[0], progress=lambda *done: seen.append(done))
     assert scores.own == scores.disjoint
-    assert len(calls) == 2 * once
-    assert_runs_once(seen, inputs_of(DOCUMENTS.tracks(), PLANS[0]))
+    assert calls == once
+    assert_runs_once(seen, inputs_of([*DOCUMENTS.tracks(), DOCUMENTS.stream()], PLANS[0]))
 
 
 def test_some_documents_are_a_subset():
