@@ -8,15 +8,14 @@ from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
 
 VOCAB = 61
+ATTENTION = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "rotary": {"dims": 4}}
+DEPTH = {"schedule": "0 (1-2)x2 3", "skips": "mirror"}
 SMALL = {
     "vocab_size": VOCAB,
     "model_dim": 24,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 8,
-    "depth": {"schedule": "0 (1-2)x2 3", "skips": "mirror"},
+    "attention": ATTENTION,
+    "depth": DEPTH,
     "mlp": {"kind": "relu2", "mlp_dim": 40},
-    "rotary": {"dims": 4},
 }
 TECHNIQUES = {
     "none": {},
@@ -24,16 +23,34 @@ TECHNIQUES = {
     "layer_scale": {"modulate": [{"kind": "layer_scale"}]},
     "xsa": {"heads": [{"kind": "xsa"}]},
     "softcap": {"logits": [{"kind": "softcap", "cap": 3.0}]},
-    "plain": {"residual": {"kind": "plain"}},
-    "x0_mix": {"residual": {"kind": "x0_mix"}},
+    "branch_scale": {"modulate": [{"kind": "branch_scale"}]},
+    "branch_scale by visit": {"modulate": [{"kind": "branch_scale", "attention": "visit", "mlp": "visit"}]},
+    "layer_scale by index": {"modulate": [{"kind": "layer_scale", "by": "index"}]},
+    "value_embedding": {"values": [{"kind": "value_embedding", "dim": 6}]},
+    "value_embedding by visit": {"values": [{"kind": "value_embedding", "dim": 6, "per": "visit", "blocks": "1-2"}]},
+    "value_residual": {"values": [{"kind": "value_residual"}]},
+    "value_residual by visit": {"values": [{"kind": "value_residual", "per": "visit"}]},
+    "sequential": {"residual": {"kind": "sequential"}},
+    "x0_mix": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix"}]}},
+    "x0_mix by visit": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix", "per": "visit"}]}},
+    "add_skip": {"depth": {**DEPTH, "skips": "stack", "join": {"kind": "add_skip"}}},
+    "gated_skip": {"depth": {**DEPTH, "join": {"kind": "gated_skip"}}},
+    "untied mlp": {"depth": {**DEPTH, "untied": "mlp"}},
+    "untied attention": {"depth": {**DEPTH, "untied": "attention"}},
+    "output norms": {"norms": {"attention": "output", "mlp": "output"}},
+    "peri norms": {"norms": {"attention": "peri", "mlp": "peri"}},
+    "q gain by visit": {"attention": {**ATTENTION, "q_gain_per": "visit"}},
+    "within documents": {"attention": {**ATTENTION, "within_documents": True}},
+    "untied head": {"tied_head": False},
     "leaky_relu2": {"mlp": {"kind": "leaky_relu2", "mlp_dim": 40, "slope": 0.5}},
 }
 ALL_TOGETHER = {
     "inputs": [{"kind": "embed_norm"}],
-    "modulate": [{"kind": "layer_scale"}],
+    "modulate": [{"kind": "layer_scale"}, {"kind": "branch_scale", "mlp": "visit"}],
+    "values": [{"kind": "value_embedding", "dim": 6}, {"kind": "value_residual"}],
     "heads": [{"kind": "xsa"}],
     "logits": [{"kind": "softcap", "cap": 3.0}],
-    "residual": {"kind": "x0_mix"},
+    "residual": {"kind": "sequential", "entry": [{"kind": "x0_mix"}]},
     "mlp": {"kind": "leaky_relu2", "mlp_dim": 40},
 }
 CASES = {**TECHNIQUES, "all together": ALL_TOGETHER}

@@ -33,9 +33,10 @@ NO_RESULT = "No run is stored in `results/` yet, so there is nothing to show her
 
 
 def kinds() -> dict[str, list[type[Kind]]]:
-    """List what a recipe may name at each seam of the model, by the field that names it."""
-    found = {seam: _kinds(hint) for seam, hint in typing.get_type_hints(ModelConfig).items()}
-    return {seam: members for seam, members in found.items() if members}
+    """List what a recipe may name in the model, by the field that names it; each kind once, where it comes first."""
+    found: dict[str, list[type[Kind]]] = {}
+    _collect(ModelConfig, "", found)
+    return found
 
 
 def tag(kind: type[Kind]) -> str:
@@ -128,11 +129,24 @@ def filled(text: str, name: str, table: str) -> str:
     return f"{before}{begin}\n\n{table}\n\n{end}{after}"
 
 
-def _kinds(hint: Any) -> list[type[Kind]]:
-    """Find the configs that a recipe chooses by `kind` in a type such as `tuple[A | B, ...]`."""
-    if isinstance(hint, type) and issubclass(hint, Kind):
+def _collect(config: type[msgspec.Struct], path: str, found: dict[str, list[type[Kind]]]) -> None:
+    """Add the kinds that a config's fields name, then those that the fields' own configs name."""
+    hints = typing.get_type_hints(config)
+    structs = {field: _structs(hints[field]) for field in config.__struct_fields__}
+    for field, members in structs.items():
+        known = {kind for listed in found.values() for kind in listed}
+        if new := [member for member in members if issubclass(member, Kind) and member not in known]:
+            found[f"{path}{field}"] = new
+    for field, members in structs.items():
+        for member in members:
+            _collect(member, f"{path}{field}.", found)
+
+
+def _structs(hint: Any) -> list[type[msgspec.Struct]]:
+    """Find the config structs in a type such as `tuple[A | B, ...]`."""
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return [hint]
-    return [kind for part in typing.get_args(hint) for kind in _kinds(part)]
+    return [struct for part in typing.get_args(hint) for struct in _structs(part)]
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

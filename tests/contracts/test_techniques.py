@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from models import ALL_TOGETHER, CASES, TECHNIQUES, VOCAB, build_model, model_config, tokens
-from nutshell.model import residual, techniques
+from nutshell.model import entry, residual, skips, techniques
 from nutshell.model.accounting import count_params
 from nutshell.model.lm import LM
 from nutshell.nn.cache import KVCache
@@ -15,7 +15,7 @@ from nutshell.nn.mlp import MLPConfig
 from nutshell.nn.params import ROLES, ParamTable
 
 cases = pytest.mark.parametrize("case", CASES)
-IDENTITY_AT_INIT = ("x0_mix",)
+IDENTITY_AT_INIT = ("x0_mix", "x0_mix by visit", "branch_scale", "branch_scale by visit")
 
 
 def kinds(union) -> set[str]:
@@ -27,9 +27,12 @@ def test_every_registered_kind_is_under_contract():
     tables = (
         techniques.InputConfig,
         techniques.ModulateConfig,
+        techniques.ValueConfig,
         techniques.HeadConfig,
         techniques.LogitConfig,
         residual.ResidualConfig,
+        entry.EntryConfig,
+        skips.JoinConfig,
         MLPConfig,
     )
     assert set().union(*map(kinds, tables)) <= TECHNIQUES.keys() | {"relu2"}

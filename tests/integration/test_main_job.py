@@ -12,12 +12,12 @@ about = "a test"
 [model]
 vocab_size = 400
 model_dim = 32
-num_heads = 2
-num_kv_heads = 1
+attention = { num_heads = 2, num_kv_heads = 1 }
+modulate = [{ kind = "branch_scale" }]
 inputs = [{ kind = "embed_norm" }]
 logits = [{ kind = "softcap" }]
 mlp = { kind = "relu2", mlp_dim = 64 }
-residual = { kind = "x0_mix" }
+residual = { kind = "sequential", entry = [{ kind = "x0_mix" }] }
 [model.depth]
 schedule = "0 (1)x2 2"
 skips = "mirror"

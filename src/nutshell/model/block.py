@@ -1,6 +1,7 @@
 """A block: the weights that one or more virtual layers share, and how its two branches read the stream.
 
-Each branch is `norm -> modulate -> act`; the block's residual rule says how the branches change the stream.
+Each branch is `norm -> modulate -> act -> norm -> modulate`, with the norm before, after or on both sides as the recipe
+says; the block's residual rule says how the branches change the stream.
 """
 
 from functools import partial
@@ -9,64 +10,65 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nutshell.model.config import ModelConfig
+from nutshell.model.attention import Attention
+from nutshell.model.config import ModelConfig, NormPlace
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import Stream
-from nutshell.nn.kernels.attend import attend
+from nutshell.model.seams import BranchName, Place, Side, Stream, of_visit
 from nutshell.nn.norms import rms_norm
-from nutshell.nn.params import filled
-from nutshell.nn.projection import Projection
-
-
-class Attention(nn.Module):
-    """Grouped-query attention with RMS-normalised q and k, rotary positions and a learned gain for each query head."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        dims = config.dims
-        self.head_dim = dims.head_dim
-        self.q = Projection(dims.model_dim, dims.num_heads * dims.head_dim)
-        self.k = Projection(dims.model_dim, dims.num_kv_heads * dims.head_dim)
-        self.v = Projection(dims.model_dim, dims.num_kv_heads * dims.head_dim)
-        self.out = Projection(dims.num_heads * dims.head_dim, dims.model_dim)
-        self.q_gain = filled((dims.num_heads,), config.q_gain, "gain")
-        self.heads = nn.ModuleList(technique.build(dims) for technique in config.heads)
-
-    def forward(self, h: Float[Tensor, "B T D"], visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
-        q, k, v = (project(h).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # B T heads E
-        q = stream.rotary.turn(rms_norm(q)) * self.q_gain[:, None].to(q.dtype)
-        k = stream.rotary.turn(rms_norm(k))
-        keys, values = (k, v) if stream.cache is None else stream.cache.extend(visit.index, k, v)
-        y = attend(q, keys, values, stream.attend_kind)
-        for technique in self.heads:
-            y = technique(y, v, visit, stream)
-        return self.out(y.flatten(2))
 
 
 class Block(nn.Module):
-    """Attention, MLP, the techniques that act on them, and the residual rule that joins them."""
+    """Attention, MLP, the techniques that act on them, and the residual rule that joins them.
 
-    def __init__(self, config: ModelConfig) -> None:
+    A branch that is untied has weights of its own for each visit.
+    """
+
+    def __init__(self, config: ModelConfig, place: Place) -> None:
         super().__init__()
-        self.attention = Attention(config)
-        self.mlp = config.mlp.build(config.model_dim)
-        self.modulate = nn.ModuleList(technique.build(config.dims) for technique in config.modulate)
-        self.residual = config.residual.build(config.dims)
+        self.norms = config.norms
+        self.attentions = nn.ModuleList(
+            Attention(config.attention, config.values, config.heads, own) for own in config.copies("attention", place)
+        )
+        self.mlps = nn.ModuleList(config.mlp.build(config.model_dim) for _ in config.copies("mlp", place))
+        self.modulate_input = _modulations(config, "input", place)
+        self.modulate_output = _modulations(config, "output", place)
+        self.residual = config.residual.build(place)
+        self.keeps_first = any(kind.keeps_first for kind in config.values)
 
-    def forward(self, state: Any, visit: VirtualLayer, stream: Stream) -> Any:
-        """Run one virtual layer on the residual rule's state."""
-        attention = partial(self._attend, visit=visit, stream=stream)
+    def forward(self, state: Any, visit: VirtualLayer, stream: Stream) -> tuple[Any, Float[Tensor, "B T K E"] | None]:
+        """Run one virtual layer on the residual rule's state; give the new state.
+
+        The first virtual layer also gives its values, where a technique reads them later.
+        """
+        used: list[Tensor] = []
+        attention = partial(self._attend, visit=visit, stream=stream, used=used)
         mlp = partial(self._expand, visit=visit, stream=stream)
-        return self.residual(state, visit, attention, mlp)
+        state = self.residual(state, visit, attention, mlp, stream)
+        keep = self.keeps_first and stream.first_values is None
+        return state, used[0] if keep else None
 
-    def _attend(self, x: Float[Tensor, "B T D"], *, visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
-        return self.attention(self._prepare(x, visit, stream), visit, stream)
+    def _attend(self, x: Tensor, *, visit: VirtualLayer, stream: Stream, used: list[Tensor]) -> Tensor:
+        h = self._enter(x, "attention", self.norms.attention, visit, stream)
+        z, values = of_visit(self.attentions, visit)(h, visit, stream)
+        used.append(values)
+        return self._leave(z, "attention", self.norms.attention, visit, stream)
 
-    def _expand(self, x: Float[Tensor, "B T D"], *, visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
-        return self.mlp(self._prepare(x, visit, stream))
+    def _expand(self, x: Tensor, *, visit: VirtualLayer, stream: Stream) -> Tensor:
+        h = self._enter(x, "mlp", self.norms.mlp, visit, stream)
+        return self._leave(of_visit(self.mlps, visit)(h), "mlp", self.norms.mlp, visit, stream)
 
-    def _prepare(self, x: Float[Tensor, "B T D"], visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
-        h = rms_norm(x)
-        for technique in self.modulate:
-            h = technique(h, visit, stream)
+    def _enter(self, x: Tensor, branch: BranchName, norm: NormPlace, visit: VirtualLayer, stream: Stream) -> Tensor:
+        h = x if norm == "output" else rms_norm(x)
+        for technique in self.modulate_input:
+            h = technique(h, branch, visit, stream)
         return h
+
+    def _leave(self, z: Tensor, branch: BranchName, norm: NormPlace, visit: VirtualLayer, stream: Stream) -> Tensor:
+        z = z if norm == "pre" else rms_norm(z)
+        for technique in self.modulate_output:
+            z = technique(z, branch, visit, stream)
+        return z
+
+
+def _modulations(config: ModelConfig, side: Side, place: Place) -> nn.ModuleList:
+    return nn.ModuleList(kind.build(place) for kind in config.modulate if kind.side == side and kind.acts_in(place))

@@ -1,24 +1,38 @@
 """What a recipe says about the model: sizes, depth, and the techniques at each seam."""
 
+from collections.abc import Sequence
 from typing import Literal
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Config, Kind
 from nutshell.errors import RecipeError
-from nutshell.model.depth import DepthSchedule
-from nutshell.model.residual import PlainConfig, ResidualConfig
-from nutshell.model.seams import Dims
-from nutshell.model.techniques import HeadConfig, InputConfig, LogitConfig, ModulateConfig
+from nutshell.model.attention import AttentionConfig
+from nutshell.model.depth import DepthSchedule, SkipRule, read_blocks
+from nutshell.model.residual import ResidualConfig, SequentialConfig
+from nutshell.model.seams import BlockKind, BranchName, Dims, Place
+from nutshell.model.skips import AddSkipConfig, JoinConfig
+from nutshell.model.techniques import HeadConfig, InputConfig, LogitConfig, ModulateConfig, ValueConfig
+from nutshell.nn.init import MatrixInit
 from nutshell.nn.mlp import MLPConfig
+
+NormPlace = Literal["pre", "output", "peri"]
 
 
 class DepthConfig(Config, frozen=True):
-    """The schedule in the notation of depth.py, and the rule or list of skips between its virtual layers."""
+    """The schedule in the notation of depth.py, its skips, and what its visits do not share.
+
+    `skips` is a rule or a list of edges, `join` how a skip joins the stream. `untied` names a branch whose weights are
+    each visit's own: "mlp" shares attention alone, "attention" the MLP alone.
+    """
 
     schedule: str
-    skips: Literal["none", "mirror"] | tuple[tuple[int, int], ...] = "none"
+    skips: SkipRule = "none"
+    join: JoinConfig = AddSkipConfig()
+    untied: Literal["none"] | BranchName = "none"
 
     def __post_init__(self) -> None:
         self.parse()
+        if self.skips == "none" and self.join != AddSkipConfig():
+            raise ValueError("depth.join has no effect: depth.skips is 'none'")
 
     def parse(self) -> DepthSchedule:
         return DepthSchedule.parse(self.schedule, self.skips)
@@ -36,64 +50,103 @@ class DepthConfig(Config, frozen=True):
         return DepthSchedule.parse(schedule, self.skips)
 
 
-class RotaryConfig(Config, frozen=True):
-    """Base of the geometric frequencies, and how many channels of a head turn (absent: all)."""
+class NormConfig(Config, frozen=True):
+    """Where each branch is RMS-normalised: `pre` its input, `output` its output, `peri` both.
 
-    base: float = 10_000.0
-    dims: int | None = None
+    Source: pre: Radford et al. 2019. output: `Output-LN` of openai/parameter-golf 855. peri: Kim et al. 2025
+    (arXiv:2502.02732).
+    """
+
+    attention: NormPlace = "pre"
+    mlp: NormPlace = "pre"
 
 
 class ModelConfig(Config, frozen=True):
-    """A decoder with grouped-query attention and a tied embedding.
+    """A decoder: sizes, depth, and the techniques at each seam in the order in which they act.
 
-    `head_dim` defaults to model_dim / num_heads. `q_gain` is the initial factor on the RMS-normalised queries, learned
-    for each head.
+    `tied_head` reads the logits out with the embedding; `embedding_std` is its first standard deviation. `matrix_init`
+    says how matrices into a branch are drawn (nn/init.py). `bos_id` is the token that starts every document.
     """
 
     vocab_size: int
     model_dim: int
-    num_heads: int
-    num_kv_heads: int
     depth: DepthConfig
+    attention: AttentionConfig
     mlp: MLPConfig
-    head_dim: int | None = None
-    q_gain: float = 1.5
-    embedding_std: float = 0.005
-    rotary: RotaryConfig = RotaryConfig()
-    residual: ResidualConfig = PlainConfig()
+    norms: NormConfig = NormConfig()
+    residual: ResidualConfig = SequentialConfig()
     inputs: tuple[InputConfig, ...] = ()
     modulate: tuple[ModulateConfig, ...] = ()
+    values: tuple[ValueConfig, ...] = ()
     heads: tuple[HeadConfig, ...] = ()
     logits: tuple[LogitConfig, ...] = ()
+    tied_head: bool = True
+    embedding_std: float = 0.005
+    matrix_init: MatrixInit = "orthogonal"
+    bos_id: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "model_dim", "num_heads", "num_kv_heads"):
+        for name in ("vocab_size", "model_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.head_dim is not None and self.head_dim < 1:
-            raise ValueError(f"head_dim must be at least 1, got {self.head_dim}")
-        if self.embedding_std <= 0 or self.rotary.base <= 1:
-            raise ValueError(f"need embedding_std {self.embedding_std} > 0 and rotary.base {self.rotary.base} > 1")
-        if self.mlp.mlp_dim < 1:
-            raise ValueError(f"mlp_dim must be at least 1, got {self.mlp.mlp_dim}")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
-        if self.head_dim is None and self.model_dim % self.num_heads:
-            raise ValueError(f"model_dim {self.model_dim} is no multiple of num_heads {self.num_heads}; set head_dim")
+        if self.embedding_std <= 0:
+            raise ValueError(f"embedding_std must be positive, got {self.embedding_std}")
+        if not 0 <= self.bos_id < self.vocab_size:
+            raise ValueError(f"bos_id {self.bos_id} is no token of a vocabulary of {self.vocab_size}")
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.dims.head_dim:
             raise ValueError(f"rotary.dims {self.rotary_dims} must be even and at most {self.dims.head_dim}")
+        schedule = self.depth.parse()
+        self.residual.check(tuple(visit.block for visit in schedule.visits))
+        for seam in ("inputs", "modulate", "values", "heads", "logits"):
+            _check_list(seam, getattr(self, seam), schedule.num_blocks)
+        _check_list("residual.entry", self.residual.entry, schedule.num_blocks)
 
     @property
     def dims(self) -> Dims:
         return Dims(
             model_dim=self.model_dim,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim or self.model_dim // self.num_heads,
+            num_heads=self.attention.num_heads,
+            num_kv_heads=self.attention.num_kv_heads,
+            head_dim=self.attention.width(self.model_dim),
             vocab_size=self.vocab_size,
             num_blocks=self.depth.parse().num_blocks,
+            bos_id=self.bos_id,
         )
 
     @property
     def rotary_dims(self) -> int:
-        return self.dims.head_dim if self.rotary.dims is None else self.rotary.dims
+        dims = self.attention.rotary.dims
+        return self.dims.head_dim if dims is None else dims
+
+    def places(self, schedules: Sequence[DepthSchedule]) -> list[Place]:
+        """Say of every block how often some schedule runs it at most, and whether all schedules begin with it."""
+        dims = self.dims
+        firsts = {schedule.visits[0].block for schedule in schedules}
+        return [
+            Place(
+                dims=dims,
+                block=block,
+                num_visits=max(schedule.num_visits(block) for schedule in schedules),
+                is_first=firsts == {block},
+            )
+            for block in range(dims.num_blocks)
+        ]
+
+    def copies(self, branch: BranchName, place: Place) -> list[Place]:
+        """Say for which places a block's branch is built: the block as a whole, or each visit if it is untied."""
+        if self.depth.untied != branch:
+            return [place]
+        return [
+            Place(place.dims, place.block, num_visits=1, is_first=place.is_first and iteration == 0)
+            for iteration in range(place.num_visits)
+        ]
+
+
+def _check_list(seam: str, kinds: Sequence[Kind], num_blocks: int) -> None:
+    """Refuse a kind listed twice, which no rule could tell apart, and blocks that do not exist."""
+    tags = [str(kind.__struct_config__.tag) for kind in kinds]
+    for kind, tag in zip(kinds, tags, strict=True):
+        if tags.count(tag) > 1:
+            raise ValueError(f"{seam}: '{tag}' is listed twice")
+        if isinstance(kind, BlockKind) and kind.blocks and max(read_blocks(kind.blocks)) >= num_blocks:
+            raise ValueError(f"{seam}: '{tag}' acts in blocks '{kind.blocks}', the model has {num_blocks}")

@@ -18,7 +18,7 @@ from nutshell.errors import RecipeError
 
 MAX_VIRTUAL_LAYERS = 512  # far above any model; a mistyped repeat count must not fill the memory
 
-SkipRule = Literal["none", "mirror"] | tuple[tuple[int, int], ...]
+SkipRule = Literal["none", "mirror", "stack"] | tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,11 @@ class VirtualLayer:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """An edge: the stream after `source` is added to the stream before `target`."""
+    """An edge: the stream after `source` joins the stream before `target`; its weights go by `key`."""
 
     source: VirtualLayer
     target: VirtualLayer
-
-    @property
-    def key(self) -> str:
-        """The lasting name that the edge's parameters go by."""
-        return f"{self.source.key}_to_{self.target.key}"
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +69,22 @@ class DepthSchedule:
         for index, block in enumerate(blocks):
             visits.append(VirtualLayer(index, block, seen[block]))
             seen[block] += 1
-        edges = tuple(Skip(visits[source], visits[target]) for source, target in _edges(len(visits), skips, text))
-        return cls(text, tuple(visits), edges)
+        return cls(text, tuple(visits), _connect(visits, skips, text))
+
+    def extended(self, text: str) -> "DepthSchedule":
+        """Give another schedule with this one's skips: those whose two ends it visits too, under the same weights."""
+        bare = DepthSchedule.parse(text)
+        names = {visit.key: visit for visit in bare.visits}
+        kept = [
+            Skip(names[skip.source.key], names[skip.target.key], skip.key)
+            for skip in self.skips
+            if skip.source.key in names and skip.target.key in names
+        ]
+        forward = tuple(skip for skip in kept if skip.source.index < skip.target.index)
+        return DepthSchedule(text, bare.visits, forward)
+
+    def num_visits(self, block: int) -> int:
+        return sum(visit.block == block for visit in self.visits)
 
     @property
     def num_blocks(self) -> int:
@@ -88,19 +98,43 @@ class DepthSchedule:
         return tuple(skip for skip in self.skips if skip.target == visit)
 
 
-def _edges(num_layers: int, rule: SkipRule, text: str) -> list[tuple[int, int]]:
-    """List (source, target) indices in order of target.
+def read_blocks(text: str) -> list[int]:
+    """Read a list of blocks in the notation of schedules.
+
+    Raises:
+        RecipeError: not the notation.
+    """
+    return _read_sequence(text)
+
+
+def _connect(visits: Sequence[VirtualLayer], rule: SkipRule, text: str) -> tuple[Skip, ...]:
+    """List the skips in order of target.
 
     `mirror` is the U-Net: layer i of the first half feeds layer L-1-i, except where the two are neighbours: that edge
-    would only rescale the stream. (The published stacks pair i with L-2-i where L is odd, and keep the neighbours.)
+    would only rescale the stream. Its weights go by the two visits, which keep their names when the schedule changes.
+
+    `stack` is the published form: the first L//2 layers push, the others pop, so that i feeds L-1-i where L is even and
+    L-2-i where it is odd, the first pop taking what was pushed last: a skip from a layer to its neighbour. Its weights
+    go by the number of the pop, whatever it connects.
     """
+    num_layers = len(visits)
     if rule == "none":
-        return []
-    if rule == "mirror":
-        return [
-            (num_layers - 1 - target, target) for target in range(num_layers) if target - (num_layers - 1 - target) > 1
-        ]
-    assert not isinstance(rule, str)
+        return ()
+    if rule == "stack":
+        half = num_layers // 2
+        return tuple(Skip(visits[half - 1 - pop], visits[half + pop], f"pop_{pop}") for pop in range(half))
+    edges = _mirrored(num_layers) if rule == "mirror" else _listed(num_layers, rule, text)  # type: ignore[arg-type]
+    return tuple(
+        Skip(visits[source], visits[target], f"{visits[source].key}_to_{visits[target].key}")
+        for source, target in edges
+    )
+
+
+def _mirrored(num_layers: int) -> list[tuple[int, int]]:
+    return [(num_layers - 1 - target, target) for target in range(num_layers) if 2 * target - num_layers + 1 > 1]
+
+
+def _listed(num_layers: int, rule: tuple[tuple[int, int], ...], text: str) -> list[tuple[int, int]]:
     for source, target in rule:
         if not 0 <= source < target - 1 or target >= num_layers:
             raise RecipeError(

@@ -15,11 +15,11 @@ from nutshell.model.block import Block
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.seams import Stream
-from nutshell.nn import init
-from nutshell.nn.cache import KVCache
+from nutshell.nn.cache import DocumentIds, KVCache, shift
+from nutshell.nn.init import draw_weights
 from nutshell.nn.kernels.attend import AttendKind
 from nutshell.nn.norms import rms_norm
-from nutshell.nn.params import filled, parameter
+from nutshell.nn.params import Normal, ParamTable, parameter
 from nutshell.nn.projection import Projection
 from nutshell.nn.rotary import Rotary
 
@@ -29,7 +29,7 @@ class LM(nn.Module):
 
     Args:
         config: sizes and techniques.
-        schedules: every schedule that will be run; each skip of each of them gets its weights.
+        schedules: every schedule that will be run; each visit and each skip of each of them gets its weights.
     """
 
     def __init__(self, config: ModelConfig, schedules: Sequence[DepthSchedule]) -> None:
@@ -37,29 +37,25 @@ class LM(nn.Module):
         dims = config.dims
         assert all(schedule.num_blocks <= dims.num_blocks for schedule in schedules)
         self.config = config
-        self.embedding = parameter(torch.empty(dims.vocab_size, dims.model_dim), "embedding")
-        self.blocks = nn.ModuleList(Block(config) for _ in range(dims.num_blocks))
-        self.skip_scales = nn.ParameterDict(
-            {skip.key: filled((dims.model_dim,), 1.0, "scale") for schedule in schedules for skip in schedule.skips}
+        self.embedding = parameter(
+            torch.empty(dims.vocab_size, dims.model_dim), "embedding", Normal(config.embedding_std)
         )
-        self.inputs = nn.ModuleList(technique.build(dims) for technique in config.inputs)
-        self.logits = nn.ModuleList(technique.build(dims) for technique in config.logits)
+        self.inputs = nn.ModuleList(kind.build(dims) for kind in config.inputs)
+        tables = {str(kind.__struct_config__.tag): kind.build_table(dims) for kind in config.values}
+        self.tables = nn.ModuleDict({tag: table for tag, table in tables.items() if table is not None})
+        self.blocks = nn.ModuleList(Block(config, place) for place in config.places(schedules))
+        keys = dict.fromkeys(skip.key for schedule in schedules for skip in schedule.skips)
+        self.skips = nn.ModuleDict({key: config.depth.join.build(dims) for key in keys})
+        self.carry = config.residual.build_carry(dims)
+        self.head = None
+        if not config.tied_head:
+            self.head = Projection(dims.model_dim, dims.vocab_size, role="head", draw="zero")
+        self.logits = nn.ModuleList(kind.build(dims) for kind in config.logits)
 
     def init_weights(self, seed: int) -> None:
-        """Draw the initial weights; everything not listed was filled with its constant when it was made.
-
-        embedding                      normal, std `embedding_std`
-        projections into a branch      orthogonal (q, k, v, up)
-        projections out of a branch    zero (out, down): every branch starts silent
-        """
+        """Draw the first weights; nn/init.py says how."""
         generator = torch.Generator(device=self.embedding.device).manual_seed(seed)
-        init.normal(self.embedding, self.config.embedding_std, generator)
-        for name, module in self.named_modules():
-            if isinstance(module, Projection):
-                if name.endswith((".out", ".down")):
-                    nn.init.zeros_(module.weight)
-                else:
-                    init.orthogonal(module.weight, generator)
+        draw_weights(ParamTable.of(self), self.config.matrix_init, generator)
 
     def forward(
         self,
@@ -83,35 +79,59 @@ class LM(nn.Module):
     def stream(
         self, tokens: Int[Tensor, "B T"], *, dtype: torch.dtype, attend_kind: AttendKind, cache: KVCache | None = None
     ) -> Stream:
-        """Collect the facts of one forward."""
+        """Embed the tokens, and collect the other facts of one forward that they alone decide."""
         rotary = Rotary.at(
             0 if cache is None else cache.length,
             tokens.shape[1],
             dims=self.config.rotary_dims,
-            base=self.config.rotary.base,
+            base=self.config.attention.rotary.base,
             device=tokens.device,
         )
-        return Stream(tokens=tokens, rotary=rotary, dtype=dtype, attend_kind=attend_kind, cache=cache)
-
-    def trunk(self, stream: Stream, schedule: DepthSchedule) -> Float[Tensor, "B T D"]:
-        """Embed and run the virtual layers, saving what a later skip needs and nothing else."""
-        x = F.embedding(stream.tokens, self.embedding).to(stream.dtype)
+        stream = Stream(
+            tokens=tokens,
+            previous=shift(tokens, -1, cache, "tokens"),
+            x0=F.embedding(tokens, self.embedding).to(dtype),
+            rotary=rotary,
+            dtype=dtype,
+            attend_kind=attend_kind,
+            cache=cache,
+            documents=self._documents(tokens, cache) if self.config.attention.within_documents else None,
+            tables={name: table(tokens, dtype) for name, table in self.tables.items()},
+        )
+        x = stream.x0
         for technique in self.inputs:
             x = technique(x, stream)
-        state = self.config.residual.start(x)
+        return stream._replace(x0=x)
+
+    def trunk(self, stream: Stream, schedule: DepthSchedule) -> Float[Tensor, "B T D"]:
+        """Run the virtual layers, saving what a later skip needs and nothing else."""
+        # A copy, not an alias: compiled code would be specialised to the first block's stream being x0.
+        state = self.carry.start(stream.x0.clone())
         sources = {skip.source for skip in schedule.skips}
         saved = {}
         for visit in schedule.visits:
             for skip in schedule.skips_into(visit):
-                state = state.join(self.skip_scales[skip.key].to(stream.dtype) * saved[skip.source])
-            state = self.blocks[visit.block](state, visit, stream)
+                joined = self.skips[skip.key](self.carry.read(state), saved[skip.source])
+                state = self.carry.write(state, joined)
+            state, values = self.blocks[visit.block](state, visit, stream)
+            if values is not None:
+                stream = stream._replace(first_values=values)
             if visit in sources:
-                saved[visit] = state.read()
-        return state.finish()
+                saved[visit] = self.carry.read(state)
+        return self.carry.finish(state)
 
     def read_out(self, x: Float[Tensor, "B T D"], stream: Stream) -> Float[Tensor, "B T V"]:
         """Turn the last state into logits, in fp32."""
-        z = F.linear(rms_norm(x), self.embedding.to(stream.dtype)).float()
+        h = rms_norm(x)
+        z = F.linear(h, self.embedding.to(stream.dtype)) if self.head is None else self.head(h)
+        z = z.float()
         for technique in self.logits:
             z = technique(z, stream)
         return z
+
+    def _documents(self, tokens: Int[Tensor, "B T"], cache: KVCache | None) -> DocumentIds:
+        starts = tokens == self.config.bos_id
+        if cache is not None:
+            return cache.extend_documents(starts)
+        numbers = starts.cumsum(dim=1)
+        return DocumentIds(numbers, numbers)

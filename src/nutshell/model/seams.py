@@ -1,29 +1,38 @@
 """The places where techniques act, and the facts they may read.
 
-    seam       signature                              acts
-    inputs     (x [B T D], stream) -> x               once, on the embedded tokens
-    modulate   (h [B T D], visit, stream) -> h        on a branch's normalised input
-    heads      (y [B T H E], v, visit, stream) -> y   on what attention read, before its output projection
-    residual   (state, visit, attention, mlp) -> state exactly one: how the branches change the stream
-    logits     (z [B T V], stream) -> z               once, on the head's output in fp32
+    seam       signature                                     acts
+    inputs     (x [B T D], stream) -> x                      once, on the embedded tokens
+    modulate   (h [B T D], branch, visit, stream) -> h       on a branch's normalised input, or on its output
+    values     (v [B T K E], visit, stream) -> v             on attention's values
+    heads      (y [B T H E], v, h, visit, stream) -> y       on what attention read, before its output projection
+    residual   (state, visit, attention, mlp, stream) -> state   exactly one: how the branches change the stream;
+               its `entry` list (x [B T D], visit, stream) -> x  acts on the stream as a visit begins
+    logits     (z [B T V], stream) -> z                      once, on the head's output in fp32
 
 All but `residual` are lists, applied in the recipe's order; an empty list is the identity. What acts inside a block is
-built once for each block, so that compiled code is shared by blocks and what belongs to one visit is told apart by
-`visit.iteration`.
+built once for each block, so that compiled code is shared by blocks; what belongs to one visit is kept by the block in
+a list and picked by `visit.iteration`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, overload
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from nutshell.model.depth import VirtualLayer
-from nutshell.nn.cache import KVCache
+from nutshell.config.struct import Kind
+from nutshell.model.depth import VirtualLayer, read_blocks
+from nutshell.nn.cache import DocumentIds, KVCache
 from nutshell.nn.kernels.attend import AttendKind
+from nutshell.nn.params import Role, filled
 from nutshell.nn.rotary import Rotary
+
+Per = Literal["block", "visit"]
+BranchName = Literal["attention", "mlp"]
+Side = Literal["input", "output"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,36 +45,101 @@ class Dims:
     head_dim: int
     vocab_size: int
     num_blocks: int
+    bos_id: int
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """Read-only facts of one forward; no technique writes to it."""
+class Place:
+    """Which block a part is built for, how often declared schedules run it at most, and whether all begin with it."""
+
+    dims: Dims
+    block: int
+    num_visits: int
+    is_first: bool = False
+
+    def rows(self, per: Per) -> int:
+        """Say how many sets of weights a part has here: one, or one for each visit."""
+        return self.num_visits if per == "visit" else 1
+
+
+class InputKind(Kind, frozen=True, kw_only=True):
+    """Base of the techniques on the embedded tokens."""
+
+    def flops(self, dims: Dims) -> int:
+        """Count the FLOPs of the matrix products of one token."""
+        return 0
+
+
+class BlockKind(Kind, frozen=True, kw_only=True):
+    """Base of the techniques that act inside blocks: in all of them, or only in those that `blocks` lists."""
+
+    blocks: str = ""
+
+    def acts_in(self, place: Place) -> bool:
+        return not self.blocks or place.block in read_blocks(self.blocks)
+
+    def flops(self, place: Place) -> int:
+        """Count the FLOPs of the matrix products of one token and visit."""
+        return 0
+
+
+class ValueKind(BlockKind, frozen=True, kw_only=True):
+    """Base of the techniques on values: they may look something up once for all blocks, or keep the first values."""
+
+    keeps_first: ClassVar[bool] = False
+
+    def build_table(self, dims: Dims) -> nn.Module | None:
+        """Make what turns tokens [B T] into the entry of `Stream.tables`, [B T K E]."""
+        return None
+
+    def num_table_params(self, dims: Dims) -> int:
+        return 0
+
+    def table_flops(self, dims: Dims) -> int:
+        return 0
+
+
+class Stream(NamedTuple):
+    """Read-only facts of one forward; no technique writes to it.
+
+    Attributes:
+        tokens: The tokens read, [B T].
+        previous: The token before each, -1 at the start of a window, [B T].
+        x0: The embedded tokens, after the `inputs` once these have acted, [B T D].
+        rotary: Angles of the positions.
+        dtype: Precision of the activations.
+        attend_kind: Attention kernel.
+        cache: What was seen before, when stepping.
+        documents: Document numbers, where attention stays within documents.
+        tables: By kind, what `values` techniques look up once for all blocks, [B T K E].
+        first_values: The values of the first virtual layer, once it has run and where a technique reads them.
+    """
 
     tokens: Int[Tensor, "B T"]
+    previous: Int[Tensor, "B T"]
+    x0: Float[Tensor, "B T D"]
     rotary: Rotary
     dtype: torch.dtype
     attend_kind: AttendKind
-    cache: KVCache | None
+    cache: KVCache | None = None
+    documents: DocumentIds | None = None
+    tables: Mapping[str, Float[Tensor, "B T K E"]] = MappingProxyType({})
+    first_values: Float[Tensor, "B T K E"] | None = None
 
 
 Branch = Callable[[Float[Tensor, "B T D"]], Float[Tensor, "B T D"]]
 
 
-class ResidualState(Protocol):
-    """What a residual rule carries from virtual layer to virtual layer."""
+class Carry(Protocol):
+    """How a residual rule's state begins, what a skip saves of it and changes in it, and what the head reads of it."""
 
-    def read(self) -> Float[Tensor, "B T D"]:
-        """Give the stream, as a skip saves it."""
-        ...
+    def start(self, x: Float[Tensor, "B T D"]) -> Any: ...
 
-    def join(self, addition: Float[Tensor, "B T D"]) -> "ResidualState":
-        """Add a skip to the stream."""
-        ...
+    def read(self, state: Any) -> Float[Tensor, "B T D"]: ...
 
-    def finish(self) -> Float[Tensor, "B T D"]:
-        """Give what the head reads."""
-        ...
+    def write(self, state: Any, x: Float[Tensor, "B T D"]) -> Any: ...
+
+    def finish(self, state: Any) -> Float[Tensor, "B T D"]: ...
 
 
 class ResidualStep(Protocol):
@@ -74,4 +148,30 @@ class ResidualStep(Protocol):
     The rule owns the whole step, not just the addition: parallel lanes read both branches before either writes.
     """
 
-    def __call__(self, state: Any, visit: VirtualLayer, attention: Branch, mlp: Branch) -> Any: ...
+    def __call__(self, state: Any, visit: VirtualLayer, attention: Branch, mlp: Branch, stream: Stream) -> Any: ...
+
+
+def filled_rows(num_rows: int, shape: tuple[int, ...], value: float, role: Role) -> nn.ParameterList:
+    """Make one parameter for all visits, or one for each."""
+    return nn.ParameterList(filled(shape, value, role) for _ in range(num_rows))
+
+
+@overload
+def of_visit(rows: nn.ParameterList, visit: VirtualLayer, *, skipped: int = 0) -> Tensor: ...
+
+
+@overload
+def of_visit(rows: nn.ModuleList, visit: VirtualLayer, *, skipped: int = 0) -> nn.Module: ...
+
+
+def of_visit(rows: nn.ParameterList | nn.ModuleList, visit: VirtualLayer, *, skipped: int = 0) -> Tensor | nn.Module:
+    """Pick what belongs to a visit; one beyond the trained ones goes by the last one's.
+
+    A single row is picked without looking at the visit, so that compiled code is shared by all visits.
+
+    Args:
+        rows: one for all visits, or one for each.
+        visit: the virtual layer that runs.
+        skipped: how many of the block's first visits have no row.
+    """
+    return rows[0] if len(rows) == 1 else rows[min(visit.iteration - skipped, len(rows) - 1)]

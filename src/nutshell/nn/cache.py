@@ -1,12 +1,22 @@
-"""Keys and values of the tokens a model has already seen, one store for every virtual layer.
+"""What a model keeps of the tokens it has already seen: keys and values, one store for every virtual layer, and tails.
 
 The cache is what lets the one forward run on one new token: attention hands its new keys and values over and gets all
-of them back. A shared block has a store for each of its visits, since the stream it reads differs.
+of them back. A shared block has a store for each of its visits, since the stream it reads differs. What looks one token
+back (the previous token, a smeared embedding) keeps its last element as a tail.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+class DocumentIds(NamedTuple):
+    """Which document of its row a token belongs to: of the new tokens, and of all that attention may reach."""
+
+    new: Int[Tensor, "B T"]
+    all: Int[Tensor, "B S"]
 
 
 class KVCache:
@@ -14,12 +24,15 @@ class KVCache:
 
     Shapes:
         each store: [B capacity K E], made when its virtual layer first runs.
+        each tail: [B 1 *any].
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.length = 0
         self._stores: dict[int, tuple[Tensor, Tensor]] = {}
+        self._tails: dict[str, Tensor] = {}
+        self._documents: Tensor | None = None
 
     def extend(
         self, index: int, k: Float[Tensor, "B T K E"], v: Float[Tensor, "B T K E"]
@@ -35,6 +48,22 @@ class KVCache:
         values[:, self.length : stop] = v
         return keys[:, :stop], values[:, :stop]
 
+    def exchange_tail(self, name: str, x: Tensor) -> Tensor | None:
+        """Give the last element of the previous call's x, [B 1 *any], None the first time; keep this one's."""
+        tail = self._tails.get(name)
+        self._tails[name] = x[:, -1:].clone()
+        return tail
+
+    def extend_documents(self, starts: Bool[Tensor, "B T"]) -> DocumentIds:
+        """Number the documents of new tokens on from those seen; `starts` marks each document's first token."""
+        if self._documents is None:
+            self._documents = starts.new_zeros((starts.shape[0], 0), dtype=torch.int64)
+        seen = self._documents
+        last = seen[:, -1:] if seen.shape[1] else 0
+        new = starts.cumsum(dim=1) + last
+        self._documents = torch.cat([seen, new], dim=1)
+        return DocumentIds(new, self._documents)
+
     def advance(self, num_tokens: int) -> None:
         """Count tokens as seen, after all virtual layers have stored them."""
         self.length += num_tokens
@@ -45,3 +74,13 @@ class KVCache:
             index: (torch.index_select(keys, 0, rows), torch.index_select(values, 0, rows))
             for index, (keys, values) in self._stores.items()
         }
+        self._tails = {name: torch.index_select(tail, 0, rows) for name, tail in self._tails.items()}
+        if self._documents is not None:
+            self._documents = torch.index_select(self._documents, 0, rows)
+
+
+def shift(x: Tensor, start: float, cache: KVCache | None, name: str) -> Tensor:
+    """Move a sequence [B T *any] back by one: each position gets its predecessor's element, the first one `start`."""
+    tail = cache.exchange_tail(name, x) if cache is not None else None
+    first = torch.full_like(x[:, :1], start) if tail is None else tail
+    return torch.cat([first, x[:, :-1]], dim=1)

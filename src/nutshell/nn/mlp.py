@@ -3,7 +3,7 @@
 What:      y = W2 act(W1 h)^2 with act(u) = max(u, slope * u); relu2 is the one with slope 0.
 Source:    relu2: So et al. 2021 (Primer, arXiv:2109.08668). leaky_relu2, slope 0.5: openai/parameter-golf 549.
 Shapes:    h, y [B T D]; W1 [F D], W2 [D F].
-Init:      W1 orthogonal, W2 zero: the branch starts silent.
+Init:      W1 drawn, W2 zero: the branch starts silent.
 Cost:      2 D F parameters a block, 4 D F FLOPs a token and visit.
 Sees:      the current token.
 Interacts: c > 0 times h is c^2 times y. Squaring turns the leaky half positive: the unit is not monotone, by design.
@@ -15,26 +15,42 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from nutshell.config.struct import Kind
-from nutshell.nn.projection import Projection
+from nutshell.nn.projection import DenseConfig, MatrixConfig
 
 
-class SquaredReluConfig(Kind, frozen=True, tag="relu2"):
+class MLPKind(Kind, frozen=True, kw_only=True):
+    """What all MLPs share: the hidden width, and the kinds of the matrices in and out."""
+
+    mlp_dim: int
+    up: MatrixConfig = DenseConfig()
+    down: MatrixConfig = DenseConfig()
+
+    def __post_init__(self) -> None:
+        if self.mlp_dim < 1:
+            raise ValueError(f"mlp_dim must be at least 1, got {self.mlp_dim}")
+
+    def num_params(self, model_dim: int) -> int:
+        return self.up.num_params(model_dim, self.mlp_dim) + self.down.num_params(self.mlp_dim, model_dim)
+
+    def flops(self, model_dim: int) -> int:
+        """Count the FLOPs of the matrix products of one token."""
+        return self.up.flops(model_dim, self.mlp_dim) + self.down.flops(self.mlp_dim, model_dim)
+
+
+class SquaredReluConfig(MLPKind, frozen=True, kw_only=True, tag="relu2"):
     """`relu(x)^2` between two projections of hidden width `mlp_dim`."""
 
-    mlp_dim: int
-
     def build(self, model_dim: int) -> "SquaredMLP":
-        return SquaredMLP(model_dim, self.mlp_dim, slope=0.0)
+        return SquaredMLP(self, model_dim, slope=0.0)
 
 
-class SquaredLeakyReluConfig(Kind, frozen=True, tag="leaky_relu2"):
+class SquaredLeakyReluConfig(MLPKind, frozen=True, kw_only=True, tag="leaky_relu2"):
     """`leaky_relu(x)^2` between two projections of hidden width `mlp_dim`."""
 
-    mlp_dim: int
     slope: float = 0.5
 
     def build(self, model_dim: int) -> "SquaredMLP":
-        return SquaredMLP(model_dim, self.mlp_dim, slope=self.slope)
+        return SquaredMLP(self, model_dim, slope=self.slope)
 
 
 MLPConfig = SquaredReluConfig | SquaredLeakyReluConfig
@@ -43,10 +59,10 @@ MLPConfig = SquaredReluConfig | SquaredLeakyReluConfig
 class SquaredMLP(nn.Module):
     """Expand, rectify and square, contract."""
 
-    def __init__(self, model_dim: int, mlp_dim: int, *, slope: float) -> None:
+    def __init__(self, config: MLPKind, model_dim: int, *, slope: float) -> None:
         super().__init__()
-        self.up = Projection(model_dim, mlp_dim)
-        self.down = Projection(mlp_dim, model_dim)
+        self.up = config.up.build(model_dim, config.mlp_dim)
+        self.down = config.down.build(config.mlp_dim, model_dim, draw="zero")
         self.slope = slope
 
     def forward(self, h: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

@@ -1,11 +1,32 @@
-"""Every matrix product of a block: fp32 master weights, cast to the activations' dtype when used."""
+"""Every matrix product of a model: fp32 master weights, cast to the activations' dtype when used.
+
+What a recipe says of one is a kind: `dense`, the plain matrix.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
-from nutshell.nn.params import Role, parameter
+from nutshell.config.struct import Kind
+from nutshell.nn.params import Draw, Role, parameter
+
+
+class DenseConfig(Kind, frozen=True, tag="dense"):
+    """A full matrix."""
+
+    def build(self, in_dim: int, out_dim: int, *, draw: Draw = "matrix") -> "Projection":
+        return Projection(in_dim, out_dim, draw=draw)
+
+    def num_params(self, in_dim: int, out_dim: int) -> int:
+        return in_dim * out_dim
+
+    def flops(self, in_dim: int, out_dim: int) -> int:
+        """Count the FLOPs of one token: two a weight."""
+        return 2 * in_dim * out_dim
+
+
+MatrixConfig = DenseConfig
 
 
 class Projection(nn.Module):
@@ -15,9 +36,9 @@ class Projection(nn.Module):
         weight: [R C], rows are outputs; kept in fp32.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, *, role: Role = "matrix") -> None:
+    def __init__(self, in_dim: int, out_dim: int, *, role: Role = "matrix", draw: Draw = "matrix") -> None:
         super().__init__()
-        self.weight = parameter(torch.empty(out_dim, in_dim), role)
+        self.weight = parameter(torch.empty(out_dim, in_dim), role, draw)
 
     def forward(self, x: Float[Tensor, "*any C"]) -> Float[Tensor, "*any R"]:
         return F.linear(x, self.weight.to(x.dtype))

@@ -17,11 +17,10 @@ VOCAB = 512
 CONFIG = model_config(
     vocab_size=VOCAB,
     model_dim=128,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=32,
+    attention={"num_heads": 4, "num_kv_heads": 2, "head_dim": 32},
     mlp={"kind": "relu2", "mlp_dim": 384},
-    residual={"kind": "x0_mix"},
+    modulate=[{"kind": "branch_scale"}],
+    residual={"kind": "sequential", "entry": [{"kind": "x0_mix"}]},
 )
 
 

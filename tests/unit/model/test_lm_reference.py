@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models import build_model, model_config, tokens
+from models import ATTENTION, build_model, model_config, tokens
 from nutshell.errors import RecipeError
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
@@ -18,29 +18,31 @@ def rms(x):
 def reference_block(x, weights, prefix, positions):
     """One plain block with relu^2, without rotary (dims 0) and without techniques."""
     h = rms(x)
-    q = rms((h @ weights[f"{prefix}.attention.q.weight"].T).unflatten(-1, (4, 8)))
-    k = rms((h @ weights[f"{prefix}.attention.k.weight"].T).unflatten(-1, (2, 8)))
-    v = (h @ weights[f"{prefix}.attention.v.weight"].T).unflatten(-1, (2, 8))
-    q = q * weights[f"{prefix}.attention.q_gain"][:, None]
+    q = rms((h @ weights[f"{prefix}.attentions.0.q.weight"].T).unflatten(-1, (4, 8)))
+    k = rms((h @ weights[f"{prefix}.attentions.0.k.weight"].T).unflatten(-1, (2, 8)))
+    v = (h @ weights[f"{prefix}.attentions.0.v.weight"].T).unflatten(-1, (2, 8))
+    q = q * weights[f"{prefix}.attentions.0.q_gain.0"][:, None]
     heads = []
     for head in range(4):
         logits = q[:, head] @ k[:, head // 2].T / math.sqrt(8)
         logits = logits.masked_fill(torch.ones(positions, positions).triu(1).bool(), -math.inf)
         heads.append(logits.softmax(-1) @ v[:, head // 2])
-    x = x + torch.cat(heads, -1) @ weights[f"{prefix}.attention.out.weight"].T
-    hidden = torch.relu(rms(x) @ weights[f"{prefix}.mlp.up.weight"].T) ** 2
-    return x + hidden @ weights[f"{prefix}.mlp.down.weight"].T
+    x = x + torch.cat(heads, -1) @ weights[f"{prefix}.attentions.0.out.weight"].T
+    hidden = torch.relu(rms(x) @ weights[f"{prefix}.mlps.0.up.weight"].T) ** 2
+    return x + hidden @ weights[f"{prefix}.mlps.0.down.weight"].T
 
 
 def test_a_looped_model_with_a_skip_is_its_formula():
-    config = model_config(depth={"schedule": "0 (1)x2 2", "skips": [[0, 3]]}, rotary={"dims": 0})
+    config = model_config(
+        depth={"schedule": "0 (1)x2 2", "skips": [[0, 3]]}, attention={**ATTENTION, "rotary": {"dims": 0}}
+    )
     model, schedule = build_model(config)
     text = tokens(1, 6)
     weights = {name: value.detach().double() for name, value in model.named_parameters()}
     x = weights["embedding"][text[0]]
     first = reference_block(x, weights, "blocks.0", 6)
     x = reference_block(reference_block(first, weights, "blocks.1", 6), weights, "blocks.1", 6)
-    x = x + weights["skip_scales.0_0_to_2_0"] * first
+    x = x + weights["skips.0_0_to_2_0.scale"] * first
     x = reference_block(x, weights, "blocks.2", 6)
     expected = rms(x) @ weights["embedding"].T
     with torch.no_grad():
@@ -48,18 +50,18 @@ def test_a_looped_model_with_a_skip_is_its_formula():
 
 
 def test_initial_weights_are_what_the_docstring_says():
-    config = model_config(embedding_std=0.02, residual={"kind": "x0_mix"})
+    config = model_config(embedding_std=0.02, residual={"kind": "sequential", "entry": [{"kind": "x0_mix"}]})
     model = LM(config, [config.depth.parse()])
     model.init_weights(7)
     block = model.blocks[1]
-    assert block.attention.out.weight.abs().max() == 0.0
-    assert block.mlp.down.weight.abs().max() == 0.0
-    for weight in (block.attention.q.weight, block.mlp.up.weight):
+    assert block.attentions[0].out.weight.abs().max() == 0.0
+    assert block.mlps[0].down.weight.abs().max() == 0.0
+    for weight in (block.attentions[0].q.weight, block.mlps[0].up.weight):
         small = weight if weight.shape[0] <= weight.shape[1] else weight.T
         torch.testing.assert_close(small @ small.T, torch.eye(len(small)), atol=1e-5, rtol=0)
     assert abs(model.embedding.std().item() / 0.02 - 1) < 0.1
-    assert block.attention.q_gain.unique().tolist() == [1.5]
-    assert block.residual.input_scale.abs().max() == 0.0
+    assert block.attentions[0].q_gain[0].unique().tolist() == [1.5]
+    assert block.residual.entry[0].input_scale[0].abs().max() == 0.0
 
 
 def test_the_seed_decides_the_weights():
@@ -67,7 +69,7 @@ def test_the_seed_decides_the_weights():
     models = [LM(config, [config.depth.parse()]) for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
         model.init_weights(seed)
-    same, twin, other = (model.blocks[0].mlp.up.weight for model in models)
+    same, twin, other = (model.blocks[0].mlps[0].up.weight for model in models)
     assert torch.equal(same, twin)
     assert not torch.equal(same, other)
 
@@ -75,21 +77,24 @@ def test_the_seed_decides_the_weights():
 def test_a_skip_of_any_declared_schedule_has_weights_once():
     config = model_config()
     looped, flat = config.depth.parse(), config.depth.variant("0-3")
-    names = {row.name for row in ParamTable.of(LM(config, [looped, flat])) if row.name.startswith("skip")}
-    assert names == {f"skip_scales.{skip.key}" for skip in (*looped.skips, *flat.skips)}
+    names = {row.name for row in ParamTable.of(LM(config, [looped, flat])) if row.name.startswith("skips.")}
+    assert names == {f"skips.{skip.key}.scale" for skip in (*looped.skips, *flat.skips)}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_heads": 3}, "num_heads 3 must be a multiple of num_kv_heads 2"),
-        ({"num_heads": 4, "head_dim": None, "model_dim": 26}, "model_dim 26 is no multiple of num_heads 4"),
-        ({"rotary": {"dims": 3}}, "rotary.dims 3 must be even"),
-        ({"rotary": {"dims": 10}}, "at most 8"),
+        ({"attention": {**ATTENTION, "num_heads": 3}}, "num_heads 3 must be a multiple of num_kv_heads 2"),
+        (
+            {"attention": {"num_heads": 4, "num_kv_heads": 2}, "model_dim": 26},
+            "model_dim 26 is no multiple of num_heads 4",
+        ),
+        ({"attention": {**ATTENTION, "rotary": {"dims": 3}}}, "rotary.dims 3 must be even"),
+        ({"attention": {**ATTENTION, "rotary": {"dims": 10}}}, "at most 8"),
         ({"model_dim": 0}, "model_dim must be at least 1"),
-        ({"head_dim": 0}, "head_dim must be at least 1"),
-        ({"rotary": {"base": 0.0, "dims": 4}}, "rotary.base 0.0 > 1"),
-        ({"embedding_std": -1.0}, "embedding_std -1.0 > 0"),
+        ({"attention": {**ATTENTION, "head_dim": 0}}, "head_dim must be at least 1"),
+        ({"attention": {**ATTENTION, "rotary": {"base": 0.0, "dims": 4}}}, "rotary.base 0.0 must be above 1"),
+        ({"embedding_std": -1.0}, "embedding_std must be positive, got -1.0"),
         ({"mlp": {"kind": "relu2", "mlp_dim": 0}}, "mlp_dim must be at least 1"),
         ({"logits": [{"kind": "softcap", "cap": -1.0}]}, "cap must be positive"),
         ({"depth": {"schedule": "0 2"}}, "without a gap"),

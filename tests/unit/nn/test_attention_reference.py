@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import build_model, model_config
-from nutshell.model.block import Attention
+from nutshell.model.attention import Attention
 from nutshell.model.seams import Stream
 from nutshell.nn.kernels.attend import attend
 from nutshell.nn.rotary import Rotary
@@ -37,6 +37,12 @@ def test_attend_is_grouped_causal_attention(kind, num_new, num_all):
     torch.testing.assert_close(attend(q, k, v, kind), naive_attend(q, k, v).float(), atol=1e-6, rtol=1e-5)
 
 
+def stream_of(tokens, rotary):
+    return Stream(
+        tokens=tokens, previous=tokens, x0=torch.empty(0), rotary=rotary, dtype=torch.float32, attend_kind="fused"
+    )
+
+
 def naive_rotate(x, position, dims, base):
     turned = x.clone()
     for i in range(dims // 2):
@@ -54,19 +60,14 @@ def naive_rms(x):
 @torch.no_grad()
 def test_the_whole_attention_branch():
     config = model_config(heads=[{"kind": "xsa"}])
-    module = Attention(config)
+    place = config.places([config.depth.parse()])[0]
+    module = Attention(config.attention, config.values, config.heads, place)
     generator = torch.Generator().manual_seed(3)
     for value in module.parameters():
         value.copy_(torch.randn(value.shape, generator=generator))
     h = torch.randn(1, 5, 24, generator=generator)
     rotary = Rotary.at(0, 5, dims=4, base=10_000.0, device=h.device)
-    stream = Stream(
-        tokens=torch.zeros(1, 5, dtype=torch.int64),
-        rotary=rotary,
-        dtype=torch.float32,
-        attend_kind="fused",
-        cache=None,
-    )
+    stream = stream_of(torch.zeros(1, 5, dtype=torch.int64), rotary)
     visit = config.depth.parse().visits[0]
 
     wide = h[0].double()
@@ -75,7 +76,7 @@ def test_the_whole_attention_branch():
     v = (wide @ module.v.weight.double().T).reshape(5, 2, 8)
     for t in range(5):
         for head in range(4):
-            q[t, head] = naive_rotate(naive_rms(q[t, head]), t, 4, 10_000.0) * module.q_gain[head].double()
+            q[t, head] = naive_rotate(naive_rms(q[t, head]), t, 4, 10_000.0) * module.q_gain[0][head].double()
         for head in range(2):
             k[t, head] = naive_rotate(naive_rms(k[t, head]), t, 4, 10_000.0)
     y = naive_attend(q[None], k[None], v[None])[0]
@@ -84,7 +85,7 @@ def test_the_whole_attention_branch():
             own = v[t, head // 2] / v[t, head // 2].norm()
             y[t, head] -= (y[t, head] @ own) * own
     expected = y.reshape(5, 32) @ module.out.weight.double().T
-    torch.testing.assert_close(module(h, visit, stream)[0], expected.float(), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(module(h, visit, stream)[0][0], expected.float(), atol=2e-4, rtol=1e-4)
 
 
 def test_rotary_at_an_offset_continues_the_table():
@@ -98,13 +99,13 @@ def test_the_model_depends_on_relative_positions_only():
     """Rotary positions: shifting a whole window changes nothing."""
     config = model_config()
     module, _ = build_model(config)
-    attention = module.blocks[0].attention
+    attention = module.blocks[0].attentions[0]
     h = torch.randn(1, 6, 24, generator=torch.Generator().manual_seed(0))
     visit = config.depth.parse().visits[0]
     outputs = []
     for start in (0, 17):
         rotary = Rotary.at(start, 6, dims=4, base=10_000.0, device=h.device)
-        stream = Stream(torch.zeros(1, 6, dtype=torch.int64), rotary, torch.float32, "fused", None)
+        stream = stream_of(torch.zeros(1, 6, dtype=torch.int64), rotary)
         with torch.no_grad():
-            outputs.append(attention(h, visit, stream))
+            outputs.append(attention(h, visit, stream)[0])
     torch.testing.assert_close(*outputs, atol=1e-4, rtol=1e-4)

@@ -77,7 +77,7 @@ def test_muon_agrees_with_torchs_on_square_matrices():
 
 
 def test_every_parameter_has_one_optimizer_and_moves():
-    model, schedule = build_model(model_config(residual={"kind": "x0_mix"}))
+    model, schedule = build_model(model_config(residual={"kind": "sequential", "entry": [{"kind": "x0_mix"}]}))
     optimizers = Optimizers(ParamTable.of(model), OptimConfig(), dtype=torch.float32)
     before = {row.name: row.value.detach().clone() for row in ParamTable.of(model)}
     text = tokens(2, 10)
@@ -102,7 +102,7 @@ def test_what_a_schedule_does_not_reach_neither_moves_nor_decays():
         F.cross_entropy(model(text[:, :-1], flat).flatten(0, 1), text[:, 1:].flatten()).backward()
         optimizers.step(progress=0.0)
     for key in unused:
-        assert model.skip_scales[key].unique().tolist() == [1.0]
+        assert model.skips[key].scale.unique().tolist() == [1.0]
 
 
 def test_muon_leaves_a_matrix_without_a_gradient_alone_and_keeps_its_momentum():
@@ -125,7 +125,7 @@ def test_state_restores_the_optimizers_exactly():
     text = tokens(2, 10)
 
     def make():
-        model, schedule = build_model(model_config(residual={"kind": "x0_mix"}))
+        model, schedule = build_model(model_config(residual={"kind": "sequential", "entry": [{"kind": "x0_mix"}]}))
         return model, schedule, Optimizers(ParamTable.of(model), OptimConfig(grad_clip=0.3), dtype=torch.float32)
 
     def step(model, schedule, optimizers, progress):

@@ -33,7 +33,9 @@ class Pattern:
 
 
 def set_up(tmp_path, *, steps=12, **optim):
-    config = model_config(inputs=[{"kind": "embed_norm"}], residual={"kind": "x0_mix"})
+    config = model_config(
+        inputs=[{"kind": "embed_norm"}], residual={"kind": "sequential", "entry": [{"kind": "x0_mix"}]}
+    )
     settings = TrainConfig(budget=BudgetConfig(steps=steps), batch_size=4, seq_len=16, ema_decay=0.9)
     flat, final = config.depth.variant("0-3"), config.depth.parse()
     model = LM(config, [flat, final])

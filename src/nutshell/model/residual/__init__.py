@@ -1,6 +1,5 @@
 """The residual rules; a recipe names exactly one by its `kind`."""
 
-from nutshell.model.residual.plain import PlainConfig
-from nutshell.model.residual.x0_mix import X0MixConfig
+from nutshell.model.residual.sequential import SequentialConfig
 
-ResidualConfig = PlainConfig | X0MixConfig
+ResidualConfig = SequentialConfig

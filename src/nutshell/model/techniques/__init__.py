@@ -1,11 +1,15 @@
 """The kind tables: which techniques a recipe may list at each seam. One line adds one."""
 
+from nutshell.model.techniques.branch_scale import BranchScaleConfig
 from nutshell.model.techniques.embed_norm import EmbedNormConfig
 from nutshell.model.techniques.layer_scale import LayerScaleConfig
 from nutshell.model.techniques.softcap import SoftcapConfig
+from nutshell.model.techniques.value_embedding import ValueEmbeddingConfig
+from nutshell.model.techniques.value_residual import ValueResidualConfig
 from nutshell.model.techniques.xsa import XSAConfig
 
 InputConfig = EmbedNormConfig
-ModulateConfig = LayerScaleConfig
+ModulateConfig = BranchScaleConfig | LayerScaleConfig
+ValueConfig = ValueEmbeddingConfig | ValueResidualConfig
 HeadConfig = XSAConfig
 LogitConfig = SoftcapConfig

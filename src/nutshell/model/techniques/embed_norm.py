@@ -12,12 +12,11 @@ Interacts: makes the embedding's own scale irrelevant to the stream, not to the 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nutshell.config.struct import Kind
-from nutshell.model.seams import Dims, Stream
+from nutshell.model.seams import Dims, InputKind, Stream
 from nutshell.nn.norms import rms_norm
 
 
-class EmbedNormConfig(Kind, frozen=True, tag="embed_norm"):
+class EmbedNormConfig(InputKind, frozen=True, tag="embed_norm"):
     """No settings."""
 
     def build(self, dims: Dims) -> "EmbedNorm":

@@ -1,34 +1,46 @@
-"""Layer scale: a branch's normalised input shrinks with the depth of its block.
+"""Layer scale: a branch's normalised input shrinks with depth.
 
-What:      h <- h / sqrt(block + 1), block counted from 0.
-Source:    openai/parameter-golf 1493 (`LN_SCALE`); shared/spec/sp8192-loop36.md 1.2.
+What:      h <- h / sqrt(l + 1), l the number of the block, or the index of the virtual layer; counted from 0.
+Source:    `LN_SCALE`: by block in openai/parameter-golf 1493 (shared/spec/sp8192-loop36.md 1.2), by virtual layer in
+           686 (shared/spec/recur45-686.md 1.3).
 Shapes:    h [B T D].
-Init:      no parameters. Identity for block 0 alone.
-Cost:      none.
+Init:      no parameters. Identity for l = 0 alone.
+Cost:      none; by virtual layer, a compiled region for each.
 Sees:      the current token.
-Interacts: with relu^2 it scales an MLP's output by 1/(block + 1).
+Interacts: with relu^2 it scales an MLP's output by 1/(l + 1). By virtual layer, a schedule with other loops changes it.
 """
+
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nutshell.config.struct import Kind
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import Dims, Stream
+from nutshell.model.seams import BlockKind, BranchName, Place, Side, Stream
 
 
-class LayerScaleConfig(Kind, frozen=True, tag="layer_scale"):
-    """No settings."""
+class LayerScaleConfig(BlockKind, frozen=True, kw_only=True, tag="layer_scale"):
+    """What counts as depth: the block's number, or the virtual layer's index."""
 
-    def build(self, dims: Dims) -> "LayerScale":
-        return LayerScale()
+    side: ClassVar[Side] = "input"
+    by: Literal["block", "index"] = "block"
 
-    def num_params(self, dims: Dims) -> int:
+    def build(self, place: Place) -> "LayerScale":
+        return LayerScale(self.by)
+
+    def num_params(self, place: Place) -> int:
         return 0
 
 
 class LayerScale(nn.Module):
-    """Scale by the block's depth."""
+    """Scale by depth."""
 
-    def forward(self, h: Float[Tensor, "B T D"], visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
-        return h * (visit.block + 1) ** -0.5
+    def __init__(self, by: Literal["block", "index"]) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(
+        self, h: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer, stream: Stream
+    ) -> Float[Tensor, "B T D"]:
+        depth = visit.block if self.by == "block" else visit.index
+        return h * (depth + 1) ** -0.5

@@ -14,18 +14,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
-from nutshell.config.struct import Kind
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import Dims, Stream
+from nutshell.model.seams import BlockKind, Place, Stream
 
 
-class XSAConfig(Kind, frozen=True, tag="xsa"):
-    """No settings."""
+class XSAConfig(BlockKind, frozen=True, kw_only=True, tag="xsa"):
+    """No settings but the blocks."""
 
-    def build(self, dims: Dims) -> "XSA":
+    def build(self, place: Place) -> "XSA":
         return XSA()
 
-    def num_params(self, dims: Dims) -> int:
+    def num_params(self, place: Place) -> int:
         return 0
 
 
@@ -33,7 +32,12 @@ class XSA(nn.Module):
     """Project the own value out of every head."""
 
     def forward(
-        self, y: Float[Tensor, "B T H E"], v: Float[Tensor, "B T K E"], visit: VirtualLayer, stream: Stream
+        self,
+        y: Float[Tensor, "B T H E"],
+        v: Float[Tensor, "B T K E"],
+        h: Float[Tensor, "B T D"],
+        visit: VirtualLayer,
+        stream: Stream,
     ) -> Float[Tensor, "B T H E"]:
         batch, length, num_heads, head_dim = y.shape
         grouped = y.view(batch, length, v.shape[2], num_heads // v.shape[2], head_dim)

@@ -1,0 +1,49 @@
+"""Branch scale: a branch's output is weighed channel by channel before it joins the stream.
+
+What:      z <- s * z, with weights of their own for attention and MLP.
+Source:    `attn_scale`, `mlp_scale` of openai/parameter-golf 1493 (shared/spec/sp8192-loop36.md 1.2); by visit: 686
+           and 167 (shared/spec/recur45-686.md 1.5, layer-sharing-167.md 1.2).
+Shapes:    z [B T D]; s [D], for each block or for each of its visits.
+Init:      s = 1: the identity.
+Cost:      D parameters a branch and block or visit; no matrix products.
+Sees:      the current token.
+Interacts: what is listed after it (a FiLM shift) is not scaled by it.
+"""
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nutshell.model.depth import VirtualLayer
+from nutshell.model.seams import BlockKind, BranchName, Per, Place, Side, Stream, filled_rows, of_visit
+
+
+class BranchScaleConfig(BlockKind, frozen=True, kw_only=True, tag="branch_scale"):
+    """Whether all visits of a block share the weights, for each branch."""
+
+    side: ClassVar[Side] = "output"
+    attention: Per = "block"
+    mlp: Per = "block"
+
+    def build(self, place: Place) -> "BranchScale":
+        return BranchScale(self, place)
+
+    def num_params(self, place: Place) -> int:
+        return place.dims.model_dim * (place.rows(self.attention) + place.rows(self.mlp))
+
+
+class BranchScale(nn.Module):
+    """Weigh the channels of a branch's output."""
+
+    def __init__(self, config: BranchScaleConfig, place: Place) -> None:
+        super().__init__()
+        shape = (place.dims.model_dim,)
+        self.attention = filled_rows(place.rows(config.attention), shape, 1.0, "scale")
+        self.mlp = filled_rows(place.rows(config.mlp), shape, 1.0, "scale")
+
+    def forward(
+        self, h: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer, stream: Stream
+    ) -> Float[Tensor, "B T D"]:
+        rows = self.attention if branch == "attention" else self.mlp
+        return of_visit(rows, visit).to(h.dtype) * h
