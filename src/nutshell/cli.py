@@ -8,7 +8,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from nutshell import __version__
-from nutshell.errors import NutshellError
+from nutshell.errors import NutshellError, UsageError
 from nutshell.printable import show_controls
 
 # The shell's conventions: a command that was asked wrongly, and one ended by Ctrl-C.
@@ -20,7 +20,7 @@ VERBS = {
     "train": "Train a recipe.",
     "pack": "Pack a trained run into an artifact under a byte budget.",
     "score": "Score an artifact on a data set's validation text.",
-    "prove": "Prove a sample of a score: compress documents with the artifact and get them back.",
+    "prove": "Prove a sample of a score: compress documents with the artifact and get them back. Or check a proof.",
     "sample": "Write text with an artifact.",
     "report": "Write the report of a run again, from its stored files.",
     "recipes": "List the installed recipes.",
@@ -54,6 +54,8 @@ def main() -> None:
         _fail(str(interruption) or "stopped", INTERRUPTED)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+    except UsageError as error:
+        _fail(str(error), USAGE)
     except NutshellError as error:
         _fail(str(error), 1)
 

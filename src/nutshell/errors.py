@@ -9,6 +9,10 @@ class NutshellError(ValueError):
     """Base of everything that bad input, a bad budget or a bad file can raise."""
 
 
+class UsageError(NutshellError):
+    """Options of a verb that do not go together, or of which one is missing; the command exits with status 2."""
+
+
 class RecipeError(NutshellError):
     """A recipe that does not decode, or whose settings cannot go together."""
 

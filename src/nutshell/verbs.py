@@ -12,13 +12,13 @@ from nutshell.data.bundled import BundledCorpus
 from nutshell.data.corpus import BuildConfig
 from nutshell.data.dataset import Dataset
 from nutshell.data.documents import TextFiles
-from nutshell.errors import ProofError
+from nutshell.errors import ProofError, UsageError
 from nutshell.files import write_bytes, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe as describe_recipe
 from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.run import build_data, run_all, train_run
-from nutshell.pipeline.scoring import prove_artifact, sample_text, score_artifact
+from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact
 from nutshell.pipeline.training import Training
 from nutshell.recipe import Resolved, installed_recipes, resolve
 from nutshell.report.html import write_report
@@ -40,6 +40,7 @@ Flag = Annotated[bool, Parameter(negative="")]
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
 
 DEMO_RECIPE = "demo"
+PROVED_DOCUMENTS, PROVED_TOKENS = 8, 50_000
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: int = 0, fresh: Flag = False, json: Json = False) -> None:
@@ -147,32 +148,47 @@ def score(
 def prove(
     artifact: Path,
     *,
-    data: Path,
-    docs: int = 8,
-    max_tokens: int = 50_000,
+    data: Path | None = None,
+    docs: int | None = None,
+    max_tokens: int | None = None,
     claim: Path | None = None,
     out: Path | None = None,
+    check: Path | None = None,
     json: Json = False,
 ) -> None:
     """Compress documents with the artifact and decompress them; their code length must be what the score claims.
 
+    With --check, decode a proof that was made before; no text is needed.
+
     Args:
         artifact: the .nut file.
         data: data set with the artifact's tokenizer.
-        docs: documents to prove, chosen by hash.
-        max_tokens: most tokens in all; documents that do not fit are passed over.
+        docs: documents to prove, chosen by hash; 8 unless given.
+        max_tokens: most tokens in all, 50000 unless given; documents that do not fit are passed over.
         claim: score to prove, as written by `nutshell score --out`; the sample is scored here unless given.
         out: write the bitstream to this file, and the receipt beside it as .json.
-        json: print the receipt as JSON.
+        check: decode this bitstream, by the receipt beside it, instead of making one.
+        json: print the receipt, or what was checked, as JSON.
     """
     terminal = Terminal(as_json=json)
-    config = decode({"documents": docs, "max_tokens": max_tokens}, ProveConfig, where="prove")
+    if check is not None:
+        making = {"--data": data, "--docs": docs, "--max-tokens": max_tokens, "--claim": claim, "--out": out}
+        _check_proof(artifact, check, [name for name, value in making.items() if value is not None], terminal)
+        return
+    if data is None:
+        raise UsageError("prove: give --data to make a proof, or --check to decode one")
+    receipt_path = store.receipt_beside(out) if out else None
+    sample = {
+        "documents": PROVED_DOCUMENTS if docs is None else docs,
+        "max_tokens": PROVED_TOKENS if max_tokens is None else max_tokens,
+    }
+    config = decode(sample, ProveConfig, where="prove")
     claimed = store.read_stage(claim, remedy="score the artifact first") if claim else None
     with terminal.stage("prove", unit="tokens") as advance:
         bitstream, receipt = prove_artifact(artifact, data, config, claim=claimed, progress=advance)
     if out:
         write_bytes(out, bitstream)
-    _deliver(receipt, proof_view, out.with_suffix(".json") if out else None, terminal)
+    _deliver(receipt, proof_view, receipt_path, terminal)
     if not receipt["ok"]:
         raise ProofError(f"{artifact}: the score is not proved: {receipt['reason']}")
 
@@ -243,6 +259,15 @@ def data_build(*text: Path, vocab: int, out: Path, val_frac: float = 0.05, json:
     config = BuildConfig(vocab_size=vocab, val_frac=val_frac)
     dataset = build_data(TextFiles(text), out, config, terminal=terminal)
     terminal.result(msgspec.to_builtins(dataset.manifest), manifest_view)
+
+
+def _check_proof(artifact: Path, bitstream: Path, making: list[str], terminal: Terminal) -> None:
+    """Decode a stored proof; `making` lists the options that were given for making one."""
+    if making:
+        raise UsageError(f"prove: --check decodes a proof that is there, and {making[0]} is for making one; drop one")
+    with terminal.stage("check", unit="tokens") as advance:
+        checked = check_proof(artifact, bitstream, progress=advance)
+    terminal.result(checked, proof_view)
 
 
 def _default_out(resolved: Resolved, seed: int) -> Path:

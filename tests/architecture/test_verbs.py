@@ -13,7 +13,7 @@ SURFACE = {
     "train": ("recipe data", "out seed resume set json"),
     "pack": ("run", "budget-bytes json"),
     "score": ("artifact data", "stride out json"),
-    "prove": ("artifact data", "docs max-tokens claim out json"),
+    "prove": ("artifact", "data docs max-tokens claim out check json"),
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "report": ("run", ""),
     "recipes": ("", "json"),

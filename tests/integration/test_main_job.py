@@ -102,6 +102,11 @@ def test_a_finished_run_does_nothing_again_and_stages_run_alone(finished):
         nutshell("prove", "out/model.nut", "--data", "data", "--docs", 1, "--json", cwd=finished).stdout
     )
     assert receipt["ok"]
+    checked = json.loads(nutshell("prove", "out/model.nut", "--check", "out/proof.nsp", "--json", cwd=finished).stdout)
+    proved = json.loads((finished / "out/summary.json").read_text())["proof"]
+    assert {key: checked[key] for key in ("tokens", "text_sha256")} == {
+        key: proved[key] for key in ("tokens", "text_sha256")
+    }
 
 
 def test_sample_continues_the_prompt_and_repeats_with_its_seed(finished):

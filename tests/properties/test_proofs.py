@@ -27,7 +27,7 @@ def test_any_score_by_document_can_be_proved(texts, plan, rows, batch_tokens):
     score = score_documents(Order2(context=12), documents, plan, batch_tokens=batch_tokens)
     proof = prove(Order2(context=12), documents, score, environment={}, rows=rows)
     assert proof.receipt.ok, proof.receipt.reason
-    decoded = verify(Order2(context=12), ByteTokenizer(), proof)
+    decoded = verify(Order2(context=12), ByteTokenizer(), proof, environment={})
     assert {i: bytes(d.tolist()) for i, d in zip(proof.receipt.layout.document_ids, decoded, strict=True)} == dict(
         enumerate(texts)
     )

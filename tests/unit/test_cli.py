@@ -200,6 +200,85 @@ def test_scores_are_checked_before_they_are_proved(run, trained, data, tmp_path)
     fails(run(*prove), "the score to prove is that of another artifact")
 
 
+@pytest.fixture
+def proof(run, trained, data):
+    """A stored proof, whose data set is not needed to check it."""
+    bitstream = trained / "sample.bits"
+    assert run("prove", trained / "model.nut", "--data", data, "--docs", 20, "--out", bitstream)[0] == 0
+    return bitstream
+
+
+def change_receipt(bitstream, change):
+    path = bitstream.with_suffix(".json")
+    receipt = read_json(path)
+    change(receipt)
+    path.write_text(json.dumps(receipt))
+
+
+def test_a_stored_proof_is_checked_without_the_text(run, trained, proof):
+    artifact = trained / "model.nut"
+    status, out, _ = run("prove", artifact, "--check", proof)
+    receipt = read_json(proof.with_suffix(".json"))
+    assert status == 0
+    assert out.startswith(f"proved: {receipt['tokens']:,} tokens in {receipt['documents']:,} documents")
+    status, out, err = run("prove", artifact, "--check", proof, "--json")
+    checked = json.loads(out)
+    assert (status, err) == (0, [])
+    assert checked.pop("seconds") > 0
+    assert checked["ok"] is True
+    assert checked == {name: receipt[name] for name in checked}
+    assert {"documents", "tokens", "bytes", "coded_bits", "claimed_bits", "text_sha256"} <= checked.keys()
+
+
+def test_a_proof_that_does_not_hold_is_one_line(run, trained, proof, data, tmp_path):
+    check = ("prove", trained / "model.nut", "--check", proof)
+    bits, receipt = proof.read_bytes(), proof.with_suffix(".json").read_bytes()
+    proof.write_bytes(bits[:-4])
+    fails(run(*check), f"{proof}: the proof does not hold: the bitstream is not the one that the receipt")
+    proof.write_bytes(bits)
+    change_receipt(proof, lambda stored: stored["layout"]["document_crcs"].reverse())
+    fails(run(*check), "ended at token")
+    proof.with_suffix(".json").write_bytes(receipt)
+    change_receipt(proof, lambda stored: stored.update(artifact_sha256="0" * 64))
+    fails(run(*check), f"{proof}: a proof of another artifact than {trained / 'model.nut'}")
+    proof.with_suffix(".json").write_bytes(receipt)
+    assert run(*check)[0] == 0
+
+
+def test_a_receipt_that_is_none(run, trained, proof):
+    check = ("prove", trained / "model.nut", "--check", proof)
+    path = proof.with_suffix(".json")
+    receipt = read_json(path)
+    layout = receipt["layout"]
+    for change in (
+        {"tokens": "many"},
+        {"layout": layout | {"rows": 0}},
+        {"layout": layout | {"plan": {"context": 16, "stride": 17}}},
+        {"layout": layout | {"document_crcs": layout["document_crcs"][1:]}},
+    ):
+        path.write_text(json.dumps(receipt | change))
+        fails(run(*check), f"{path}: not the receipt of a proof")
+    for content in (b"", b"{", b"[]", b"\xff", b'{"x": ' + b"[" * 100_000):
+        path.write_bytes(content)
+        fails(run(*check), f"{path}: not the receipt of a proof")
+    path.unlink()
+    fails(run(*check), f"{path}: cannot read the proof (No such file or directory)")
+    proof.unlink()
+    fails(run(*check), f"{proof}: cannot read the proof (No such file or directory)")
+
+
+def test_options_of_a_proof_that_do_not_go_together(run, trained, data, tmp_path):
+    artifact = trained / "model.nut"
+    making = {"--data": data, "--docs": 3, "--max-tokens": 9, "--claim": tmp_path / "c", "--out": tmp_path / "o"}
+    for option, value in making.items():
+        outcome = run("prove", artifact, "--check", tmp_path / "p.nsp", option, value)
+        fails(outcome, f"--check decodes a proof that is there, and {option} is for making one", status=2)
+    fails(run("prove", artifact), "give --data to make a proof, or --check to decode one", status=2)
+    for name in ("p.json", "."):
+        fails(run("prove", artifact, "--data", data, "--out", name), "not a bitstream's name", status=2)
+        fails(run("prove", artifact, "--check", name), "not a bitstream's name", status=2)
+
+
 def test_a_stride_outside_the_window(run, trained, data):
     fails(run("score", trained / "model.nut", "--data", data, "--stride", 17), "stride 17")
     fails(run("score", trained / "model.nut", "--data", data, "--stride", 0), "stride 0")

@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from nutshell.artifact.predictor import ModelPredictor, ModelStepper
-from nutshell.errors import ArtifactError, RunError
+from nutshell.errors import ArtifactError, ProofError, RunError
 from nutshell.files import sha256_bytes
 from nutshell.machine import num_threads, processor, versions
 from nutshell.pipeline import store
@@ -19,8 +19,14 @@ from nutshell.score.frozen import score_documents, score_every_way
 from nutshell.score.generate import generate
 from nutshell.score.ledger import Score
 from nutshell.score.predictor import Progress
-from nutshell.score.prove import prove
+from nutshell.score.prove import Proof, prove, verify
 from nutshell.score.windows import WindowPlan
+
+# What a check has found to be as the receipt says.
+CHECKED = (
+    *("ok", "documents", "tokens", "bytes", "claimed_bits", "coded_bits"),
+    *("text_sha256", "bitstream_sha256", "artifact_sha256"),
+)
 
 
 def score_artifact(artifact: Path, data_dir: Path, *, stride: int | None, progress: Progress) -> dict[str, Any]:
@@ -68,10 +74,29 @@ def prove_artifact(
             score = msgspec.convert(claim, Score)
         except msgspec.ValidationError as error:
             raise RunError(f"the claim is not what `nutshell score --out` writes ({error})") from error
-    environment = {"processor": processor(), "threads": str(torch.get_num_threads()), **versions()}
-    bitstream, receipt = prove(ModelStepper(loaded), sample, score, environment=environment, progress=progress)
+    bitstream, receipt = prove(ModelStepper(loaded), sample, score, environment=_environment(), progress=progress)
     facts = {"artifact_sha256": sha256_bytes(content), "seconds": time.perf_counter() - start}
     return bitstream, {**msgspec.to_builtins(receipt), **facts}
+
+
+def check_proof(artifact: Path, bitstream: Path, *, progress: Progress) -> dict[str, Any]:
+    """Decode a stored proof with the artifact alone, where no text is; return what it proves.
+
+    Raises:
+        ProofError: there is no proof, or it does not hold; the message says why.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(num_threads())
+    bits, receipt = store.read_proof(bitstream)
+    content, loaded = store.open_artifact(artifact)
+    if receipt.artifact_sha256 != sha256_bytes(content):
+        raise ProofError(f"{bitstream}: a proof of another artifact than {artifact}")
+    proof = Proof(bits, receipt)
+    try:
+        verify(ModelStepper(loaded), loaded.tokenizer, proof, environment=_environment(), progress=progress)
+    except ProofError as error:
+        raise ProofError(f"{bitstream}: the proof does not hold: {error}") from error
+    return {name: getattr(receipt, name) for name in CHECKED} | {"seconds": time.perf_counter() - start}
 
 
 def sample_text(artifact: Path, prompt: str, *, max_tokens: int, temperature: float, seed: int) -> str:
@@ -88,3 +113,8 @@ def sample_text(artifact: Path, prompt: str, *, max_tokens: int, temperature: fl
         seed=seed,
     )
     return tokenizer.decode(tokens).decode("utf-8", errors="replace")
+
+
+def _environment() -> dict[str, str]:
+    """List what a decoder's arithmetic may depend on."""
+    return {"processor": processor(), "threads": str(torch.get_num_threads()), **versions()}

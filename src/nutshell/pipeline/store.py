@@ -4,12 +4,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from nutshell.artifact.load import Loaded, load
 from nutshell.config.loader import decode, read_table
 from nutshell.data.dataset import Dataset
-from nutshell.errors import ArtifactError, RunError
+from nutshell.errors import ArtifactError, ProofError, RunError, UsageError
 from nutshell.files import read_json
 from nutshell.recipe import Recipe
+from nutshell.score.prove import Receipt
 from nutshell.score.text import Documents
 
 RECIPE = "recipe.toml"
@@ -33,6 +36,13 @@ RUN_FILES = (
 )
 
 
+class StoredReceipt(Receipt, frozen=True, kw_only=True):
+    """A proof's receipt as its stage writes it: with the artifact it is of, and the seconds it took."""
+
+    artifact_sha256: str
+    seconds: float
+
+
 def read_stage(path: Path, *, remedy: str) -> dict[str, Any]:
     """Read what a stage wrote.
 
@@ -48,6 +58,33 @@ def read_stage(path: Path, *, remedy: str) -> dict[str, Any]:
     if not isinstance(result, dict):
         raise RunError(f"{path}: not a stage's result; {remedy}")
     return result
+
+
+def receipt_beside(bitstream: Path) -> Path:
+    """Name the receipt that lies beside a bitstream.
+
+    Raises:
+        UsageError: the bitstream has the receipt's name.
+    """
+    if not bitstream.name or bitstream.suffix == ".json":
+        raise UsageError(f"{bitstream}: not a bitstream's name, for .json is the receipt beside it")
+    return bitstream.with_suffix(".json")
+
+
+def read_proof(bitstream: Path) -> tuple[bytes, StoredReceipt]:
+    """Read a bitstream and the receipt beside it.
+
+    Raises:
+        ProofError: one of them cannot be read, or the receipt is none.
+        UsageError: the bitstream has the receipt's name.
+    """
+    receipt = receipt_beside(bitstream)
+    try:
+        return bitstream.read_bytes(), msgspec.json.decode(receipt.read_bytes(), type=StoredReceipt)
+    except OSError as error:
+        raise ProofError(f"{error.filename}: cannot read the proof ({error.strerror})") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProofError(f"{receipt}: not the receipt of a proof ({error})") from error
 
 
 def remove_run(run_dir: Path) -> None:

@@ -143,23 +143,64 @@ def prove(
     return Proof(bitstream, receipt)
 
 
-def verify(stepper: Stepper, tokenizer: Pieces, proof: Proof, *, progress: Progress | None = None) -> list[np.ndarray]:
+def verify(
+    stepper: Stepper,
+    tokenizer: Pieces,
+    proof: Proof,
+    *,
+    environment: dict[str, str],
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
     """Decode a proof in a process that has no text; return the documents' tokens in the layout's order.
 
+    Args:
+        stepper: The model, one token at a time.
+        tokenizer: What turns its tokens into bytes.
+        proof: A bitstream and its receipt, which may come from a stranger.
+        environment: Machine, threads and versions of this process, to say what differs if decoding goes astray.
+        progress: Told how far the work is.
+
     Raises:
-        ProofError: the bitstream is not the receipt's, does not decode to the text, or is not as long as claimed.
+        ProofError: the receipt tells of a failed proof or of another model, or contradicts itself; the bitstream is
+            not the receipt's, does not decode to the text, or is not as long as claimed.
     """
     bitstream, receipt = proof
     if sha256_bytes(bitstream) != receipt.bitstream_sha256:
         raise ProofError("the bitstream is not the one that the receipt was written for: one of them was altered")
+    if fault := _receipt_fault(receipt, stepper, tokenizer, 8 * len(bitstream)):
+        raise ProofError(fault)
     decoded = decode(stepper, bitstream, receipt.layout, progress)
     if decoded.fault:
-        raise ProofError(f"{decoded.fault}; made on {receipt.environment}")
-    if sha256_bytes(decode_text(tokenizer, decoded.tokens)) != receipt.text_sha256:
+        raise ProofError(decoded.fault + _what_differs(receipt.environment, environment))
+    text = decode_text(tokenizer, decoded.tokens)
+    num_tokens = sum(len(tokens) + 1 for tokens in decoded.tokens)
+    if (num_tokens, len(text), sha256_bytes(text)) != (receipt.tokens, receipt.bytes, receipt.text_sha256):
         raise ProofError("the decoded text is not the one that the receipt names")
     if fault := _length_fault(8 * len(bitstream), receipt.claimed_bits):
         raise ProofError(fault)
     return decoded.tokens
+
+
+def _receipt_fault(receipt: Receipt, stepper: Stepper, tokenizer: Pieces, coded_bits: int) -> str:
+    """Say why a receipt cannot be a proof's, whatever the bits decode to; empty if it can."""
+    layout = receipt.layout
+    if not receipt.ok:
+        return f"the receipt tells of a proof that failed: {receipt.reason}"
+    if not layout.document_ids:
+        return "the receipt names no document: nothing is proved"
+    if layout.plan.context > stepper.context or layout.bos_id != tokenizer.bos_id:
+        return "the receipt is of another model: its windows or its BOS token are not this model's"
+    stated = (receipt.documents, receipt.tokens, receipt.coded_bits)
+    if stated != (len(layout.document_ids), layout.tokens, coded_bits):
+        return "the receipt contradicts itself: its counts are not those of its layout and bitstream"
+    return ""
+
+
+def _what_differs(made: dict[str, str], here: dict[str, str]) -> str:
+    """List what was otherwise where a proof was made; empty if nothing was."""
+    names = [name for name in {**made, **here} if made.get(name) != here.get(name)]
+    listed = ", ".join(f"{name} {made.get(name, 'unknown')} (here {here.get(name, 'unknown')})" for name in names)
+    return f"; it was made with {listed}" if listed else ""
 
 
 def _half(progress: Progress | None, half: int) -> Progress | None:

@@ -53,7 +53,7 @@ def test_a_fresh_decoder_gives_the_documents_back_from_json_and_bits():
     bitstream, receipt = proof_of(Order2())
     stored = msgspec.json.decode(msgspec.json.encode(receipt), type=Receipt)
     assert stored == receipt
-    decoded = verify(Order2(), ByteTokenizer(), Proof(bitstream, stored))
+    decoded = verify(Order2(), ByteTokenizer(), Proof(bitstream, stored), environment=HERE)
     for document, tokens in zip(stored.layout.document_ids, decoded, strict=True):
         assert bytes(tokens.tolist()) == TEXTS[document]
 
@@ -64,7 +64,7 @@ def test_every_altered_byte_is_noticed():
         altered = bytearray(bitstream)
         altered[place] ^= 0x10
         with pytest.raises(ProofError, match="one of them was altered"):
-            verify(Order2(), ByteTokenizer(), Proof(bytes(altered), receipt))
+            verify(Order2(), ByteTokenizer(), Proof(bytes(altered), receipt), environment=HERE)
 
 
 def test_altered_bits_do_not_decode_even_under_their_own_hash():
@@ -74,7 +74,7 @@ def test_altered_bits_do_not_decode_even_under_their_own_hash():
         altered[place] ^= 0x10
         forged = msgspec.structs.replace(receipt, bitstream_sha256=hashlib.sha256(altered).hexdigest())
         with pytest.raises(ProofError, match=r"document \d|does not decode"):
-            verify(Unigram(), ByteTokenizer(), Proof(bytes(altered), forged))
+            verify(Unigram(), ByteTokenizer(), Proof(bytes(altered), forged), environment=HERE)
 
 
 @pytest.mark.parametrize("cut", [1, 4, 100])
@@ -82,7 +82,7 @@ def test_a_truncated_bitstream_is_noticed(cut):
     bitstream, receipt = proof_of(Unigram())
     forged = msgspec.structs.replace(receipt, bitstream_sha256=hashlib.sha256(bitstream[:-cut]).hexdigest())
     with pytest.raises(ProofError):
-        verify(Unigram(), ByteTokenizer(), Proof(bitstream[:-cut], forged))
+        verify(Unigram(), ByteTokenizer(), Proof(bitstream[:-cut], forged), environment=HERE)
 
 
 def test_another_model_cannot_decode():
@@ -92,18 +92,61 @@ def test_another_model_cannot_decode():
         def row(self, seen):
             return np.roll(super().row(seen), 1)
 
-    with pytest.raises(ProofError, match=r"document \d .*; made on \{'machine': 'test'"):
-        verify(Other(), ByteTokenizer(), proof)
+    with pytest.raises(ProofError, match=r"document \d ended at token \d+ as another text$"):
+        verify(Other(), ByteTokenizer(), proof, environment=HERE)
+    elsewhere = {"threads": "2", "machine": "test", "torch": "3"}
+    with pytest.raises(ProofError, match=r"; it was made with threads 1 \(here 2\), torch unknown \(here 3\)$"):
+        verify(Other(), ByteTokenizer(), proof, environment=elsewhere)
 
 
-def test_a_receipt_for_another_text_or_another_claim_is_noticed():
-    bitstream, receipt = proof_of(Uniform())
-    for change, message in (
+def test_another_environment_that_decodes_is_no_fault():
+    verify(Order2(), ByteTokenizer(), proof_of(Order2()), environment={"machine": "another"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"text_sha256": "0" * 64}, "the decoded text is not the one"),
-        ({"claimed_bits": receipt.claimed_bits * 0.9}, "the score claims"),
-    ):
-        with pytest.raises(ProofError, match=message):
-            verify(Uniform(), ByteTokenizer(), Proof(bitstream, msgspec.structs.replace(receipt, **change)))
+        ({"bytes": 1}, "the decoded text is not the one"),
+        ({"claimed_bits": 1.0}, "the score claims 1"),
+        ({"ok": False, "reason": "it rained"}, "a proof that failed: it rained"),
+        ({"documents": 6}, "contradicts itself"),
+        ({"tokens": 10}, "contradicts itself"),
+        ({"coded_bits": 32}, "contradicts itself"),
+        ({"layout": {"bos_id": 7}}, "of another model"),
+        ({"layout": {"plan": WindowPlan(context=17, stride=5)}}, "of another model"),
+        ({"layout": {"document_ids": (), "document_crcs": ()}}, "names no document"),
+    ],
+)
+def test_a_receipt_that_was_changed_is_noticed(change, message):
+    bitstream, receipt = proof_of(Uniform())
+    if "layout" in change:
+        change = {"layout": msgspec.structs.replace(receipt.layout, **change["layout"])}
+    with pytest.raises(ProofError, match=message):
+        verify(
+            Uniform(), ByteTokenizer(), Proof(bitstream, msgspec.structs.replace(receipt, **change)), environment=HERE
+        )
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_receipt_that_counts_other_tokens_than_were_decoded_is_noticed(more):
+    bitstream, receipt = proof_of(Uniform())
+    layout = msgspec.structs.replace(receipt.layout, tokens=receipt.tokens + more)
+    forged = msgspec.structs.replace(receipt, layout=layout, tokens=receipt.tokens + more)
+    with pytest.raises(ProofError, match="does not end" if more < 0 else "the decoded text is not the one"):
+        verify(Uniform(), ByteTokenizer(), Proof(bitstream, forged), environment=HERE)
+
+
+def test_checking_tells_of_its_progress():
+    seen = []
+    verify(
+        Uniform(),
+        ByteTokenizer(),
+        proof_of(Uniform()),
+        environment=HERE,
+        progress=lambda *done: seen.append(done),
+    )
+    assert seen[-1] == (DOCUMENTS.num_targets, DOCUMENTS.num_targets)
 
 
 class ReadsTheTarget(Uniform):
