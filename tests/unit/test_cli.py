@@ -17,8 +17,7 @@ about = "a test"
 [model]
 vocab_size = 300
 model_dim = 16
-num_heads = 2
-num_kv_heads = 1
+attention = { num_heads = 2, num_kv_heads = 1 }
 mlp = { kind = "relu2", mlp_dim = 16 }
 depth = { schedule = "0-1" }
 [train]
