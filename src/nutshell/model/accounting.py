@@ -1,37 +1,77 @@
-"""What a model costs, from its configuration alone: parameters and FLOPs."""
+"""What a model costs, from its configuration alone: parameters and FLOPs, in all and by part."""
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+from nutshell.config.struct import Kind
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.seams import Place
 
 
+class Part(NamedTuple):
+    """A part of a model by the names that recipes have for it: the seam, a path below `model`, and the kind there."""
+
+    seam: str
+    kind: str
+
+
+# What attention has beside its matrices: the gain on the queries, and the products of queries, keys and values.
+ATTEND = Part("attention", "attend")
+
+
 def count_params(config: ModelConfig, schedules: Sequence[DepthSchedule]) -> int:
     """Count the parameters of `LM(config, schedules)` without building it."""
+    return sum(params_by_part(config, schedules).values())
+
+
+def params_by_part(config: ModelConfig, schedules: Sequence[DepthSchedule]) -> dict[Part, int]:
+    """Count the parameters of `LM(config, schedules)` by part, in the order of the forward; parts may have none."""
     dims = config.dims
-    tables = dims.vocab_size * dims.model_dim * (1 if config.tied_head else 2)
+    table = dims.vocab_size * dims.model_dim
     skips = {skip.key for schedule in schedules for skip in schedule.skips}
-    outside = sum(kind.num_params(dims) for kind in (*config.inputs, *config.logits))
-    outside += sum(kind.num_table_params(dims) for kind in config.values)
-    return (
-        tables
-        + sum(_block_params(config, place) for place in config.places(schedules))
-        + len(skips) * config.depth.join.num_params(dims)
-        + config.residual.num_carry_params(dims)
-        + outside
-    )
+    counts: Counter[Part] = Counter({Part("embedding", "table"): table})
+    for kind in config.inputs:
+        counts[_part("inputs", kind)] += kind.num_params(dims)
+    for kind in config.values:
+        counts[_part("values", kind)] += kind.num_table_params(dims)
+    if skips:
+        counts[_part("depth.join", config.depth.join)] += len(skips) * config.depth.join.num_params(dims)
+    for place in config.places(schedules):
+        for part, number in _block_params(config, place):
+            counts[part] += number
+    counts[_part("residual", config.residual)] += config.residual.num_carry_params(dims)
+    counts[_head(config)] += 0 if config.tied_head else table
+    for kind in config.logits:
+        counts[_part("logits", kind)] += kind.num_params(dims)
+    return dict(counts)
 
 
-def _block_params(config: ModelConfig, place: Place) -> int:
-    attention = sum(
-        config.attention.num_params(own)
-        + sum(kind.num_params(own) for kind in (*config.values, *config.heads) if kind.acts_in(own))
-        for own in config.copies("attention", place)
-    )
-    mlp = config.mlp.num_params(config.model_dim) * len(config.copies("mlp", place))
-    modulate = sum(kind.num_params(place) for kind in config.modulate if kind.acts_in(place))
-    return attention + mlp + modulate + config.residual.num_params(place)
+def _block_params(config: ModelConfig, place: Place) -> Iterator[tuple[Part, int]]:
+    rule = config.residual.num_params(place)
+    for kind in config.residual.entry:
+        if kind.acts_in(place):
+            number = kind.num_params(place)
+            rule -= number  # a rule counts its entry list with its own parameters
+            yield _part("residual.entry", kind), number
+    yield from ((_part("modulate", kind), kind.num_params(place)) for kind in config.modulate if kind.acts_in(place))
+    for own in config.copies("attention", place):
+        yield from _attention_params(config, own)
+    for _ in config.copies("mlp", place):
+        yield _part("mlp", config.mlp), config.mlp.num_params(config.model_dim)
+    yield _part("residual", config.residual), rule
+
+
+def _attention_params(config: ModelConfig, own: Place) -> Iterator[tuple[Part, int]]:
+    gains = config.attention.num_params(own)
+    for name, shape in config.attention.shapes(config.model_dim).items():
+        kind = getattr(config.attention, name)
+        gains -= kind.num_params(*shape)
+        yield _part(f"attention.{name}", kind), kind.num_params(*shape)
+    yield ATTEND, gains
+    yield from ((_part("values", kind), kind.num_params(own)) for kind in config.values if kind.acts_in(own))
+    yield from ((_part("heads", kind), kind.num_params(own)) for kind in config.heads if kind.acts_in(own))
 
 
 def flops_per_token(config: ModelConfig, schedule: DepthSchedule, seq_len: int) -> float:
@@ -40,12 +80,46 @@ def flops_per_token(config: ModelConfig, schedule: DepthSchedule, seq_len: int) 
     A product costs two FLOPs a weight; attention costs `4 H E (T + 1) / 2` a token and visit.
     Elementwise work is left out, as in the usual model FLOP count (Chowdhery et al. 2022, appendix B).
     """
+    return sum(flops_by_part(config, schedule, seq_len).values())
+
+
+def flops_by_part(config: ModelConfig, schedule: DepthSchedule, seq_len: int) -> dict[Part, float]:
+    """Count the FLOPs of one training token by part, as `flops_per_token` does; parts may have none."""
     dims = config.dims
-    outside = sum(kind.flops(dims) for kind in config.inputs) + sum(kind.table_flops(dims) for kind in config.values)
-    branches = config.attention.flops(dims.model_dim, seq_len) + config.mlp.flops(dims.model_dim)
-    visits = 0.0
+    forward: defaultdict[Part, float] = defaultdict(float)
+    for kind in config.inputs:
+        forward[_part("inputs", kind)] += kind.flops(dims)
+    for kind in config.values:
+        forward[_part("values", kind)] += kind.table_flops(dims)
     for visit in schedule.visits:
         place = Place(dims, visit.block, schedule.num_visits(visit.block))
-        in_block = (*config.modulate, *config.values, *config.heads, *config.residual.entry)
-        visits += branches + sum(kind.flops(place) for kind in in_block if kind.acts_in(place))
-    return 3.0 * (visits + outside + 2 * dims.vocab_size * dims.model_dim)
+        for part, number in _visit_flops(config, place, seq_len):
+            forward[part] += number
+    forward[_head(config)] += 2 * dims.vocab_size * dims.model_dim
+    return {part: 3.0 * number for part, number in forward.items()}
+
+
+def _visit_flops(config: ModelConfig, place: Place, seq_len: int) -> Iterator[tuple[Part, float]]:
+    attend = config.attention.flops(config.model_dim, seq_len)
+    for name, shape in config.attention.shapes(config.model_dim).items():
+        kind = getattr(config.attention, name)
+        attend -= kind.flops(*shape)
+        yield _part(f"attention.{name}", kind), kind.flops(*shape)
+    yield ATTEND, attend
+    yield _part("mlp", config.mlp), config.mlp.flops(config.model_dim)
+    seams = {
+        "residual.entry": config.residual.entry,
+        "modulate": config.modulate,
+        "values": config.values,
+        "heads": config.heads,
+    }
+    for seam, kinds in seams.items():
+        yield from ((_part(seam, kind), kind.flops(place)) for kind in kinds if kind.acts_in(place))
+
+
+def _head(config: ModelConfig) -> Part:
+    return Part("head", "tied" if config.tied_head else "dense")
+
+
+def _part(seam: str, kind: Kind) -> Part:
+    return Part(seam, str(kind.__struct_config__.tag))

@@ -65,6 +65,13 @@ class Place:
 class InputKind(Kind, frozen=True, kw_only=True):
     """Base of the techniques on the embedded tokens."""
 
+    def check(self, dims: Dims) -> None:
+        """Refuse a setting that does not fit the model's sizes.
+
+        Raises:
+            ValueError: it does not.
+        """
+
     def flops(self, dims: Dims) -> int:
         """Count the FLOPs of the matrix products of one token."""
         return 0
@@ -77,6 +84,21 @@ class BlockKind(Kind, frozen=True, kw_only=True):
 
     def acts_in(self, place: Place) -> bool:
         return not self.blocks or place.block in read_blocks(self.blocks)
+
+    def check(self, dims: Dims) -> None:
+        """Refuse a setting that does not fit the model's sizes.
+
+        Raises:
+            ValueError: it does not.
+        """
+
+    def acts_at(self, place: Place, visit: VirtualLayer) -> bool:
+        """Say whether it changes anything at a visit of a block in which it acts."""
+        return self.acts_in(place)
+
+    def value_at(self, visit: VirtualLayer) -> float | None:
+        """Give the number by which it acts at a visit, where depth alone decides it."""
+        return None
 
     def flops(self, place: Place) -> int:
         """Count the FLOPs of the matrix products of one token and visit."""

@@ -25,6 +25,10 @@ class RuleKind(Kind, frozen=True, kw_only=True):
         """Count the parameters that no block holds."""
         return 0
 
+    def form_in(self, block: int) -> str:
+        """Name the form in which a block's branches change the stream: the rule's own, unless it says otherwise."""
+        return str(self.__struct_config__.tag)
+
     def check(self, blocks: tuple[int, ...]) -> None:
         """Refuse a schedule, given as its sequence of blocks, that the rule cannot run.
 

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import BlockKind, BranchName, Place, Side, Stream
 
+Depth = Literal["block", "index"]
+
 
 class LayerScaleConfig(BlockKind, frozen=True, kw_only=True, tag="layer_scale"):
     """What counts as depth: the block's number, or the virtual layer's index."""
 
     side: ClassVar[Side] = "input"
-    by: Literal["block", "index"] = "block"
+    by: Depth = "block"
 
     def build(self, place: Place) -> "LayerScale":
         return LayerScale(self.by)
@@ -31,16 +33,23 @@ class LayerScaleConfig(BlockKind, frozen=True, kw_only=True, tag="layer_scale"):
     def num_params(self, place: Place) -> int:
         return 0
 
+    def value_at(self, visit: VirtualLayer) -> float:
+        return factor(visit, self.by)
+
+
+def factor(visit: VirtualLayer, by: Depth) -> float:
+    """Give the factor of a virtual layer."""
+    return ((visit.block if by == "block" else visit.index) + 1) ** -0.5
+
 
 class LayerScale(nn.Module):
     """Scale by depth."""
 
-    def __init__(self, by: Literal["block", "index"]) -> None:
+    def __init__(self, by: Depth) -> None:
         super().__init__()
-        self.by = by
+        self.by: Depth = by
 
     def forward(
         self, h: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer, stream: Stream
     ) -> Float[Tensor, "B T D"]:
-        depth = visit.block if self.by == "block" else visit.index
-        return h * (depth + 1) ** -0.5
+        return h * factor(visit, self.by)

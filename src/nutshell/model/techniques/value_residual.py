@@ -27,6 +27,9 @@ class ValueResidualConfig(ValueKind, frozen=True, kw_only=True, tag="value_resid
     def acts_in(self, place: Place) -> bool:
         return super().acts_in(place) and self.rows(place) > 0
 
+    def acts_at(self, place: Place, visit: VirtualLayer) -> bool:
+        return self.acts_in(place) and visit.index > 0
+
     def rows(self, place: Place) -> int:
         """Count the sets of weights: the first virtual layer needs none, its values are what the others mix in."""
         mixing_visits = place.num_visits - place.is_first
