@@ -42,6 +42,14 @@ TECHNIQUES = {
     "q gain by visit": {"attention": {**ATTENTION, "q_gain_per": "visit"}},
     "within documents": {"attention": {**ATTENTION, "within_documents": True}},
     "untied head": {"tied_head": False},
+    "low_rank": {
+        "attention": {**ATTENTION, "q": {"kind": "low_rank", "rank": 6}, "out": {"kind": "low_rank", "rank": 5}},
+        "mlp": {"kind": "relu2", "mlp_dim": 40, "down": {"kind": "low_rank", "rank": 7}},
+    },
+    "kronecker": {
+        "attention": {**ATTENTION, **{name: {"kind": "kronecker"} for name in ("q", "k", "v", "out")}},
+        "mlp": {"kind": "relu2", "mlp_dim": 40, "up": {"kind": "kronecker"}, "down": {"kind": "kronecker"}},
+    },
     "leaky_relu2": {"mlp": {"kind": "leaky_relu2", "mlp_dim": 40, "slope": 0.5}},
 }
 ALL_TOGETHER = {

@@ -11,6 +11,7 @@ from nutshell.model import entry, residual, skips, techniques
 from nutshell.model.accounting import count_params
 from nutshell.model.lm import LM
 from nutshell.nn.cache import KVCache
+from nutshell.nn.matrices import MatrixConfig
 from nutshell.nn.mlp import MLPConfig
 from nutshell.nn.params import ROLES, ParamTable
 
@@ -34,8 +35,9 @@ def test_every_registered_kind_is_under_contract():
         entry.EntryConfig,
         skips.JoinConfig,
         MLPConfig,
+        MatrixConfig,
     )
-    assert set().union(*map(kinds, tables)) <= TECHNIQUES.keys() | {"relu2"}
+    assert set().union(*map(kinds, tables)) <= TECHNIQUES.keys() | {"relu2", "dense"}
 
 
 @cases

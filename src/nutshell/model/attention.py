@@ -8,8 +8,9 @@ from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Per, Place, Stream, filled_rows, of_visit
 from nutshell.model.techniques import HeadConfig, ValueConfig
 from nutshell.nn.kernels.attend import attend
+from nutshell.nn.matrices import MatrixConfig
 from nutshell.nn.norms import rms_norm
-from nutshell.nn.projection import DenseConfig, MatrixConfig
+from nutshell.nn.projection import DenseConfig
 
 
 class RotaryConfig(Config, frozen=True):

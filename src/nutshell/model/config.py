@@ -12,6 +12,7 @@ from nutshell.model.seams import BlockKind, BranchName, Dims, Place
 from nutshell.model.skips import AddSkipConfig, JoinConfig
 from nutshell.model.techniques import HeadConfig, InputConfig, LogitConfig, ModulateConfig, ValueConfig
 from nutshell.nn.init import MatrixInit
+from nutshell.nn.matrices import check_matrix
 from nutshell.nn.mlp import MLPConfig
 
 NormPlace = Literal["pre", "output", "peri"]
@@ -95,6 +96,9 @@ class ModelConfig(Config, frozen=True):
             raise ValueError(f"bos_id {self.bos_id} is no token of a vocabulary of {self.vocab_size}")
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.dims.head_dim:
             raise ValueError(f"rotary.dims {self.rotary_dims} must be even and at most {self.dims.head_dim}")
+        for branch, config in (("attention", self.attention), ("mlp", self.mlp)):
+            for name, shape in config.shapes(self.model_dim).items():
+                check_matrix(f"{branch}.{name}", getattr(config, name), *shape)
         schedule = self.depth.parse()
         self.residual.check(tuple(visit.block for visit in schedule.visits))
         for seam in ("inputs", "modulate", "values", "heads", "logits"):

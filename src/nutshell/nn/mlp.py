@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from nutshell.config.struct import Kind
-from nutshell.nn.projection import DenseConfig, MatrixConfig
+from nutshell.nn.matrices import MatrixConfig
+from nutshell.nn.projection import DenseConfig
 
 
 class MLPKind(Kind, frozen=True, kw_only=True):
@@ -29,12 +30,16 @@ class MLPKind(Kind, frozen=True, kw_only=True):
         if self.mlp_dim < 1:
             raise ValueError(f"mlp_dim must be at least 1, got {self.mlp_dim}")
 
+    def shapes(self, model_dim: int) -> dict[str, tuple[int, int]]:
+        """Give the inputs and outputs of the matrices."""
+        return {"up": (model_dim, self.mlp_dim), "down": (self.mlp_dim, model_dim)}
+
     def num_params(self, model_dim: int) -> int:
-        return self.up.num_params(model_dim, self.mlp_dim) + self.down.num_params(self.mlp_dim, model_dim)
+        return sum(getattr(self, name).num_params(*shape) for name, shape in self.shapes(model_dim).items())
 
     def flops(self, model_dim: int) -> int:
         """Count the FLOPs of the matrix products of one token."""
-        return self.up.flops(model_dim, self.mlp_dim) + self.down.flops(self.mlp_dim, model_dim)
+        return sum(getattr(self, name).flops(*shape) for name, shape in self.shapes(model_dim).items())
 
 
 class SquaredReluConfig(MLPKind, frozen=True, kw_only=True, tag="relu2"):
@@ -61,8 +66,9 @@ class SquaredMLP(nn.Module):
 
     def __init__(self, config: MLPKind, model_dim: int, *, slope: float) -> None:
         super().__init__()
-        self.up = config.up.build(model_dim, config.mlp_dim)
-        self.down = config.down.build(config.mlp_dim, model_dim, draw="zero")
+        shapes = config.shapes(model_dim)
+        self.up = config.up.build(*shapes["up"])
+        self.down = config.down.build(*shapes["down"], draw="zero")
         self.slope = slope
 
     def forward(self, h: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

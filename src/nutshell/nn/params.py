@@ -22,8 +22,10 @@ class Normal(NamedTuple):
     std: float
 
 
-# `matrix` is drawn as the recipe says (nn/init.py); `zero` keeps a branch silent at first; None: made with its values.
-Draw = Normal | Literal["matrix", "zero"] | None
+# `matrix` is drawn as the recipe says (nn/init.py); `zero` keeps a branch silent at first.
+MatrixDraw = Literal["matrix", "zero"]
+# `factor`: one of the two that make a matrix; None: made with its values.
+Draw = Normal | MatrixDraw | Literal["factor"] | None
 
 
 def parameter(value: Tensor, role: Role, draw: Draw = None) -> nn.Parameter:
