@@ -25,6 +25,10 @@ TECHNIQUES = {
     "softcap": {"logits": [{"kind": "softcap", "cap": 3.0}]},
     "branch_scale": {"modulate": [{"kind": "branch_scale"}]},
     "branch_scale by visit": {"modulate": [{"kind": "branch_scale", "attention": "visit", "mlp": "visit"}]},
+    "film": {"modulate": [{"kind": "film"}]},
+    "film with shift": {"modulate": [{"kind": "film", "shift": True, "cap": 1.5}]},
+    "film shift alone": {"modulate": [{"kind": "film", "scale": False, "shift": True, "blocks": "1-2"}]},
+    "film with soft cap": {"modulate": [{"kind": "film", "cap": 1.2, "cap_form": "soft"}]},
     "layer_scale by index": {"modulate": [{"kind": "layer_scale", "by": "index"}]},
     "value_embedding": {"values": [{"kind": "value_embedding", "dim": 6}]},
     "value_embedding by visit": {"values": [{"kind": "value_embedding", "dim": 6, "per": "visit", "blocks": "1-2"}]},
@@ -54,7 +58,11 @@ TECHNIQUES = {
 }
 ALL_TOGETHER = {
     "inputs": [{"kind": "embed_norm"}],
-    "modulate": [{"kind": "layer_scale"}, {"kind": "branch_scale", "mlp": "visit"}],
+    "modulate": [
+        {"kind": "layer_scale"},
+        {"kind": "branch_scale", "mlp": "visit"},
+        {"kind": "film", "shift": True, "cap": 4.0},
+    ],
     "values": [{"kind": "value_embedding", "dim": 6}, {"kind": "value_residual"}],
     "heads": [{"kind": "xsa"}],
     "logits": [{"kind": "softcap", "cap": 3.0}],

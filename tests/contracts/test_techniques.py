@@ -16,7 +16,15 @@ from nutshell.nn.mlp import MLPConfig
 from nutshell.nn.params import ROLES, ParamTable
 
 cases = pytest.mark.parametrize("case", CASES)
-IDENTITY_AT_INIT = ("x0_mix", "x0_mix by visit", "branch_scale", "branch_scale by visit")
+IDENTITY_AT_INIT = (
+    "x0_mix",
+    "x0_mix by visit",
+    "branch_scale",
+    "branch_scale by visit",
+    "film",
+    "film with shift",
+    "film with soft cap",
+)
 
 
 def kinds(union) -> set[str]:

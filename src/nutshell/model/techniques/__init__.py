@@ -2,6 +2,7 @@
 
 from nutshell.model.techniques.branch_scale import BranchScaleConfig
 from nutshell.model.techniques.embed_norm import EmbedNormConfig
+from nutshell.model.techniques.film import FilmConfig
 from nutshell.model.techniques.layer_scale import LayerScaleConfig
 from nutshell.model.techniques.softcap import SoftcapConfig
 from nutshell.model.techniques.value_embedding import ValueEmbeddingConfig
@@ -9,7 +10,7 @@ from nutshell.model.techniques.value_residual import ValueResidualConfig
 from nutshell.model.techniques.xsa import XSAConfig
 
 InputConfig = EmbedNormConfig
-ModulateConfig = BranchScaleConfig | LayerScaleConfig
+ModulateConfig = BranchScaleConfig | FilmConfig | LayerScaleConfig
 ValueConfig = ValueEmbeddingConfig | ValueResidualConfig
 HeadConfig = XSAConfig
 LogitConfig = SoftcapConfig
