@@ -29,6 +29,8 @@ TECHNIQUES = {
     "film with shift": {"modulate": [{"kind": "film", "shift": True, "cap": 1.5}]},
     "film shift alone": {"modulate": [{"kind": "film", "scale": False, "shift": True, "blocks": "1-2"}]},
     "film with soft cap": {"modulate": [{"kind": "film", "cap": 1.2, "cap_form": "soft"}]},
+    "norm_gain": {"modulate": [{"kind": "norm_gain"}]},
+    "norm_gain by block": {"modulate": [{"kind": "norm_gain", "per": "block"}]},
     "layer_scale by index": {"modulate": [{"kind": "layer_scale", "by": "index"}]},
     "value_embedding": {"values": [{"kind": "value_embedding", "dim": 6}]},
     "value_embedding by visit": {"values": [{"kind": "value_embedding", "dim": 6, "per": "visit", "blocks": "1-2"}]},
@@ -60,6 +62,7 @@ ALL_TOGETHER = {
     "inputs": [{"kind": "embed_norm"}],
     "modulate": [
         {"kind": "layer_scale"},
+        {"kind": "norm_gain"},
         {"kind": "branch_scale", "mlp": "visit"},
         {"kind": "film", "shift": True, "cap": 4.0},
     ],

@@ -24,6 +24,8 @@ IDENTITY_AT_INIT = (
     "film",
     "film with shift",
     "film with soft cap",
+    "norm_gain",
+    "norm_gain by block",
 )
 
 
