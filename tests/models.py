@@ -20,6 +20,10 @@ SMALL = {
 TECHNIQUES = {
     "none": {},
     "embed_norm": {"inputs": [{"kind": "embed_norm"}]},
+    "bigram_hash": {"inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6}]},
+    "bigram_hash on a silent projection": {
+        "inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6, "zero": "projection"}]
+    },
     "layer_scale": {"modulate": [{"kind": "layer_scale"}]},
     "xsa": {"heads": [{"kind": "xsa"}]},
     "softcap": {"logits": [{"kind": "softcap", "cap": 3.0}]},
@@ -59,7 +63,7 @@ TECHNIQUES = {
     "leaky_relu2": {"mlp": {"kind": "leaky_relu2", "mlp_dim": 40, "slope": 0.5}},
 }
 ALL_TOGETHER = {
-    "inputs": [{"kind": "embed_norm"}],
+    "inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6}, {"kind": "embed_norm"}],
     "modulate": [
         {"kind": "layer_scale"},
         {"kind": "norm_gain"},

@@ -1,5 +1,6 @@
 """The kind tables: which techniques a recipe may list at each seam. One line adds one."""
 
+from nutshell.model.techniques.bigram_hash import BigramHashConfig
 from nutshell.model.techniques.branch_scale import BranchScaleConfig
 from nutshell.model.techniques.embed_norm import EmbedNormConfig
 from nutshell.model.techniques.film import FilmConfig
@@ -10,7 +11,7 @@ from nutshell.model.techniques.value_embedding import ValueEmbeddingConfig
 from nutshell.model.techniques.value_residual import ValueResidualConfig
 from nutshell.model.techniques.xsa import XSAConfig
 
-InputConfig = EmbedNormConfig
+InputConfig = BigramHashConfig | EmbedNormConfig
 ModulateConfig = BranchScaleConfig | FilmConfig | LayerScaleConfig | NormGainConfig
 ValueConfig = ValueEmbeddingConfig | ValueResidualConfig
 HeadConfig = XSAConfig
