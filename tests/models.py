@@ -24,6 +24,8 @@ TECHNIQUES = {
     "bigram_hash on a silent projection": {
         "inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6, "zero": "projection"}]
     },
+    "smear_gate": {"inputs": [{"kind": "smear_gate"}]},
+    "smear_gate by token": {"inputs": [{"kind": "smear_gate", "form": "token", "width": 5}]},
     "layer_scale": {"modulate": [{"kind": "layer_scale"}]},
     "xsa": {"heads": [{"kind": "xsa"}]},
     "softcap": {"logits": [{"kind": "softcap", "cap": 3.0}]},
@@ -63,7 +65,7 @@ TECHNIQUES = {
     "leaky_relu2": {"mlp": {"kind": "leaky_relu2", "mlp_dim": 40, "slope": 0.5}},
 }
 ALL_TOGETHER = {
-    "inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6}, {"kind": "embed_norm"}],
+    "inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6}, {"kind": "embed_norm"}, {"kind": "smear_gate"}],
     "modulate": [
         {"kind": "layer_scale"},
         {"kind": "norm_gain"},

@@ -27,6 +27,7 @@ IDENTITY_AT_INIT = (
     "norm_gain",
     "norm_gain by block",
     "bigram_hash",
+    "smear_gate by token",
 )
 
 

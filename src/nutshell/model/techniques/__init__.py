@@ -6,12 +6,13 @@ from nutshell.model.techniques.embed_norm import EmbedNormConfig
 from nutshell.model.techniques.film import FilmConfig
 from nutshell.model.techniques.layer_scale import LayerScaleConfig
 from nutshell.model.techniques.norm_gain import NormGainConfig
+from nutshell.model.techniques.smear_gate import SmearGateConfig
 from nutshell.model.techniques.softcap import SoftcapConfig
 from nutshell.model.techniques.value_embedding import ValueEmbeddingConfig
 from nutshell.model.techniques.value_residual import ValueResidualConfig
 from nutshell.model.techniques.xsa import XSAConfig
 
-InputConfig = BigramHashConfig | EmbedNormConfig
+InputConfig = BigramHashConfig | EmbedNormConfig | SmearGateConfig
 ModulateConfig = BranchScaleConfig | FilmConfig | LayerScaleConfig | NormGainConfig
 ValueConfig = ValueEmbeddingConfig | ValueResidualConfig
 HeadConfig = XSAConfig
