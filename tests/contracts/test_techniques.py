@@ -28,6 +28,7 @@ IDENTITY_AT_INIT = (
     "norm_gain by block",
     "bigram_hash",
     "smear_gate by token",
+    "attention_gate",
 )
 
 

@@ -1,5 +1,6 @@
 """The kind tables: which techniques a recipe may list at each seam. One line adds one."""
 
+from nutshell.model.techniques.attention_gate import AttentionGateConfig
 from nutshell.model.techniques.bigram_hash import BigramHashConfig
 from nutshell.model.techniques.branch_scale import BranchScaleConfig
 from nutshell.model.techniques.embed_norm import EmbedNormConfig
@@ -15,5 +16,5 @@ from nutshell.model.techniques.xsa import XSAConfig
 InputConfig = BigramHashConfig | EmbedNormConfig | SmearGateConfig
 ModulateConfig = BranchScaleConfig | FilmConfig | LayerScaleConfig | NormGainConfig
 ValueConfig = ValueEmbeddingConfig | ValueResidualConfig
-HeadConfig = XSAConfig
+HeadConfig = AttentionGateConfig | XSAConfig
 LogitConfig = SoftcapConfig
