@@ -1,6 +1,7 @@
 """Bad input, through the command as a user types it: one clear line, a status, nothing lost."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 from nutshell import cli
 from nutshell.files import read_json, sha256_file
+from nutshell.pipeline.training import MetricsLog
+from nutshell.train import compute
 
 SMALL = """
 about = "a test"
@@ -357,10 +360,51 @@ def test_no_space_left_leaves_what_was_there(run, trained, data, monkeypatch):
     assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
 
 
+def threads(number):
+    return {**os.environ, "OMP_NUM_THREADS": str(number)}
+
+
+@pytest.fixture
+def other_precision(monkeypatch):
+    """Go on as if on a processor that has bf16 products if this one has none, and none if it has."""
+
+    def switch():
+        found = None if compute.bf16_extension() else "amx_bf16"
+        monkeypatch.setattr(compute, "bf16_extension", lambda: found)
+
+    return switch
+
+
+def test_resuming_in_another_precision_is_refused(run, recipe, data, tmp_path, monkeypatch, other_precision):
+    write = MetricsLog.write
+
+    def interrupt(log, row):
+        if row["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(log, row)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(MetricsLog, "write", interrupt)
+        fails(run("train", recipe, "--data", data, "--out", out), "stopped at step 2", status=130)
+    checkpoint = (out / "checkpoint.safetensors").read_bytes()
+    other_precision()
+    fails(run("train", recipe, "--data", data, "--out", out, "--resume"), "and here it would go on in")
+    assert (out / "checkpoint.safetensors").read_bytes() == checkpoint
+
+
+def test_a_finished_training_is_kept_on_a_machine_of_another_precision(run, recipe, data, trained, other_precision):
+    assert read_json(trained / "run.json")["changes_on_resume"] == []
+    other_precision()
+    status, _, err = run("train", recipe, "--data", data, "--out", trained)
+    assert status == 0
+    assert "done before" in err[0]
+
+
 def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(recipe, data, tmp_path):
     recipe.write_text(SMALL.replace("steps = 3", "steps = 4000"))
     command = [sys.executable, "-m", "nutshell", "train", recipe, "--data", data, "--out", tmp_path / "o"]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True, env=threads(2))
     metrics = tmp_path / "o/metrics.jsonl"
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and not (metrics.exists() and metrics.stat().st_size > 2_000):
@@ -374,8 +418,15 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(recipe, data, tmp_path
     again = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert again.returncode == 1
     assert "continue it with --resume" in again.stderr
-    resumed = subprocess.run([*map(str, command), "--resume"], capture_output=True, text=True)
+    resumed = subprocess.run([*map(str, command), "--resume"], capture_output=True, text=True, env=threads(1))
     assert resumed.returncode == 0, resumed.stderr
+    warnings = [line for line in resumed.stderr.splitlines() if line.startswith("resumed after")]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"resumed after step {stopped_at}: threads was 2 and is 1 here; steps round")
+    receipt = read_json(tmp_path / "o/run.json")
+    assert receipt["threads"] == 1
+    change = {"after_step": stopped_at, "condition": "threads", "before": "2", "after": "1"}
+    assert receipt["changes_on_resume"] == [change]
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 4001))
     assert not (tmp_path / "o/checkpoint.safetensors").exists()

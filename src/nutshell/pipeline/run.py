@@ -24,6 +24,7 @@ from nutshell.report.html import write_report
 from nutshell.report.tables import summary_view
 from nutshell.report.terminal import Terminal
 from nutshell.score.config import ProveConfig
+from nutshell.train.checkpoint import Change
 from nutshell.units import format_seconds
 
 SCORE_KEYS = [
@@ -64,6 +65,7 @@ def train_run(training: Training, *, resume: bool, terminal: Terminal) -> dict[s
             resume=resume,
             on_row=show,
             on_prepared=lambda seconds: terminal.note(f"compile: {format_seconds(seconds)}"),
+            on_change=lambda change: terminal.note(_warning(change), "unsure"),
         )
 
 
@@ -115,6 +117,13 @@ def summarise(run_dir: Path, data_dir: Path) -> dict[str, Any]:
     }
     write_json(run_dir / store.SUMMARY, summary)
     return summary
+
+
+def _warning(change: Change) -> str:
+    return (
+        f"resumed after step {change.after_step}: {change.condition} was {change.before} and is {change.after} here; "
+        f"steps round differently from now on, and {store.RECEIPT} will say so"
+    )
 
 
 def _is_packed(run_dir: Path, budget_bytes: int) -> bool:

@@ -20,7 +20,7 @@ from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe
 from nutshell.recipe import Resolved
-from nutshell.train.checkpoint import Checkpoint, Identity
+from nutshell.train.checkpoint import Change, Checkpoint, Identity
 from nutshell.train.compute import Compute, TrainingLoss
 from nutshell.train.loop import OnRow, Plan, prepare, train
 from nutshell.train.state import TrainState
@@ -48,10 +48,16 @@ class Training:
                 f"build the data with --vocab {vocab_size}"
             )
         self._resolved, self._dataset, self.run_dir = resolved, dataset, run_dir
-        self._identity = Identity(recipe_digest=resolved.digest, data_digest=dataset.digest, seed=seed)
+        self._compute = Compute.choose(resolved.recipe.train)
+        self._identity = Identity(
+            recipe_digest=resolved.digest,
+            data_digest=dataset.digest,
+            seed=seed,
+            compute_dtype=str(self._compute.facts()["compute_dtype"]),
+        )
 
     def is_done(self) -> bool:
-        """Say whether this very training has ended here.
+        """Say whether this very training has ended here, in whatever precision.
 
         Raises:
             RunError: the directory holds another run.
@@ -60,14 +66,27 @@ class Training:
         if not path.exists():
             return False
         receipt = store.read_stage(path, remedy="delete it and train again")
-        if differing := [
-            name for name, value in msgspec.to_builtins(self._identity).items() if receipt.get(name) != value
-        ]:
+        wanted = msgspec.to_builtins(self._identity)
+        del wanted["compute_dtype"]
+        if differing := [name for name, value in wanted.items() if receipt.get(name) != value]:
             raise RunError(f"{self.run_dir}: holds another run (its {differing[0]} differs); choose another --out")
         return True
 
-    def run(self, *, resume: bool, on_row: OnRow, on_prepared: Callable[[float], None]) -> dict[str, Any]:
+    def run(
+        self,
+        *,
+        resume: bool,
+        on_row: OnRow,
+        on_prepared: Callable[[float], None],
+        on_change: Callable[[Change], None],
+    ) -> dict[str, Any]:
         """Train until the budget is spent; write weights and receipt, and return the receipt.
+
+        Args:
+            resume: go on from the checkpoint.
+            on_row: told of each step, as it is logged.
+            on_prepared: told of the seconds that compilation took.
+            on_change: told of each condition that is another one than where the checkpoint was written.
 
         Raises:
             RunError: a checkpoint is there and `resume` is not set, or the other way round; or training went wrong.
@@ -98,21 +117,20 @@ class Training:
         torch.set_num_threads(num_threads())
         model = LM(recipe.model, recipe.schedules)
         model.init_weights(self._identity.seed)
-        compute = Compute.choose(recipe.train)
-        loss = TrainingLoss(model, compute)
-        state = TrainState(model, recipe.train, recipe.optim, dtype=compute.dtype)
+        loss = TrainingLoss(model, self._compute)
+        state = TrainState(model, recipe.train, recipe.optim, dtype=self._compute.dtype, conditions=self._conditions())
         prepare_seconds = prepare(plan, loss, recipe.model.vocab_size)
         state.optimizers.clear()
-        if checkpoint:
-            state.restore(checkpoint)
         on_prepared(prepare_seconds)
+        for change in state.restore(checkpoint) if checkpoint else ():
+            on_change(change)
         bytes_per_token = self._dataset.train_bytes_per_token
         with MetricsLog(run_dir / store.METRICS, bytes_per_token, num_done=state.spent.steps) as log:
             train(plan, state, loss, batches, lambda row: on_row(log.write(row)))
 
         weights = {name: value.contiguous() for name, value in state.final_weights().items()}
         write_bytes(run_dir / store.WEIGHTS, safetensors.torch.save(weights))
-        receipt = self._receipt(state, compute, prepare_seconds)
+        receipt = self._receipt(state, prepare_seconds)
         write_json(run_dir / store.RECEIPT, receipt)
         plan.checkpoint_path.unlink()
         return receipt
@@ -128,7 +146,12 @@ class Training:
             raise RunError(f"{path}: an unfinished run is here; continue it with --resume, or choose another --out")
         return None
 
-    def _receipt(self, state: TrainState, compute: Compute, prepare_seconds: float) -> dict[str, Any]:
+    def _conditions(self) -> dict[str, str]:
+        """List what a step's rounding depends on here, beside the precision."""
+        facts = {name: str(fact) for name, fact in self._compute.facts().items() if name != "compute_dtype"}
+        return {**facts, "processor": processor(), "torch": versions()["torch"]}
+
+    def _receipt(self, state: TrainState, prepare_seconds: float) -> dict[str, Any]:
         return {
             "name": self._resolved.name,
             **msgspec.to_builtins(self._identity),
@@ -142,7 +165,8 @@ class Training:
             "device": "cpu",
             "processor": processor(),
             "versions": versions(),
-            **compute.facts(),
+            **self._compute.facts(),
+            "changes_on_resume": msgspec.to_builtins(state.conditions.changes),
         }
 
 

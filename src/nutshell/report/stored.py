@@ -87,8 +87,17 @@ class Summary(msgspec.Struct, frozen=True):
         return 1 - self.bpb / self.compressors[self.best_compressor]
 
 
+class Change(msgspec.Struct, frozen=True):
+    """A condition that was another one when a training was resumed."""
+
+    after_step: int
+    condition: str
+    before: str
+    after: str
+
+
 class Receipt(msgspec.Struct, frozen=True):
-    """What a training ran on and from, so that it can be run again."""
+    """What a training ran on and from, so that it can be run again; `changes_on_resume` is what was another before."""
 
     recipe_digest: str
     data_digest: str
@@ -102,6 +111,7 @@ class Receipt(msgspec.Struct, frozen=True):
     steps: int
     tokens: int
     num_params: int
+    changes_on_resume: list[Change] = []
 
 
 class MetricsRow(msgspec.Struct, frozen=True):

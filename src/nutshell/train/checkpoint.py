@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on, in one safetensors file that is whole or absent.
 
-The file holds the weights, their average and the optimizer state in fp32 as they are, and what has been spent as JSON
-metadata. Batches are a pure function of (seed, step), so the step is the loader's whole state.
+The file holds the weights, their average and the optimizer state in fp32 as they are, and as JSON metadata what has
+been spent and under which conditions. Batches are a pure function of (seed, step), so the step is the loader's whole
+state.
 """
 
 from dataclasses import dataclass
@@ -18,11 +19,45 @@ from nutshell.train.clock import Spent
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What a checkpoint belongs to; resuming anything else is refused."""
+    """What a checkpoint belongs to; resuming anything else is refused.
+
+    `compute_dtype` is the precision that the recipe means on this machine: `bf16` or `fp32`.
+    """
 
     recipe_digest: str
     data_digest: str
     seed: int
+    compute_dtype: str
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A condition of computing that was another one when a run was resumed after `after_step` steps."""
+
+    after_step: int
+    condition: str
+    before: str
+    after: str
+
+
+class Conditions(msgspec.Struct, frozen=True):
+    """What decides how a run's numbers are rounded but not what is computed, such as the number of threads.
+
+    Attributes:
+        now: Each condition by name, as it is since the run was last resumed.
+        changes: What was another before, in order.
+    """
+
+    now: dict[str, str]
+    changes: tuple[Change, ...] = ()
+
+    def continued(self, here: dict[str, str], *, after_step: int) -> "Conditions":
+        """Go on under the conditions that are found here, and note each that differs."""
+        found = [
+            Change(after_step, name, self.now.get(name, "unknown"), here.get(name, "unknown"))
+            for name in {**self.now, **here}
+            if self.now.get(name) != here.get(name)
+        ]
+        return Conditions(here, (*self.changes, *found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +66,7 @@ class Checkpoint:
 
     identity: Identity
     spent: Spent
+    conditions: Conditions
     tensors: dict[str, Tensor]
 
     def write(self, path: Path) -> None:
@@ -38,6 +74,7 @@ class Checkpoint:
         metadata = {
             "identity": msgspec.json.encode(self.identity).decode(),
             "spent": msgspec.json.encode(self.spent).decode(),
+            "conditions": msgspec.json.encode(self.conditions).decode(),
         }
         write_bytes(path, safetensors.torch.save(self.tensors, metadata))
 
@@ -46,19 +83,25 @@ class Checkpoint:
         """Read a checkpoint of this very run.
 
         Raises:
-            RunError: it is missing, damaged, or of another recipe, data set or seed.
+            RunError: it is missing, damaged, or of another recipe, data set, seed or precision.
         """
         tensors, metadata = read_tensors(path)
         try:
             identity = msgspec.json.decode(metadata["identity"], type=Identity)
             spent = msgspec.json.decode(metadata["spent"], type=Spent)
+            conditions = msgspec.json.decode(metadata["conditions"], type=Conditions)
         except (KeyError, msgspec.MsgspecError) as error:
             raise RunError(f"{path}: not a nutshell checkpoint ({error})") from error
         for field in Identity.__struct_fields__:
             found, wanted = getattr(identity, field), getattr(expected, field)
+            if found != wanted and field == "compute_dtype":
+                raise RunError(
+                    f"{path}: was computed in {found}, and here it would go on in {wanted}; continue it on a machine "
+                    "like the one where it began, or choose another --out"
+                )
             if found != wanted:
                 raise RunError(f"{path}: belongs to another run, its {field} is {found}, this run's is {wanted}")
-        return cls(identity, spent, tensors)
+        return cls(identity, spent, conditions, tensors)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -241,6 +241,14 @@ def test_other_definitions_are_labelled_and_come_after_the_score(run_dir, edit):
 
 
 @pytest.mark.usefixtures("brief")
+def test_conditions_that_changed_on_resume_are_in_the_receipt(run_dir, edit):
+    assert "changed on resume" not in page_of(run_dir).text
+    change = {"after_step": 1200, "condition": "threads", "before": "4", "after": "2"}
+    edit("run.json", changes_on_resume=[change, {**change, "condition": "torch"}])
+    assert "changed on resume after step 1,200: threads 4, then 2; after step 1,200: torch 4" in page_of(run_dir).text
+
+
+@pytest.mark.usefixtures("brief")
 def test_no_compressors(run_dir, edit):
     edit("summary.json", compressors={})
     assert "Not compared: no compressor was run on the text." in page_of(run_dir).text

@@ -12,14 +12,14 @@ from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.optim.config import OptimConfig
 from nutshell.train.averaging import Averaged
-from nutshell.train.checkpoint import Checkpoint, Identity
+from nutshell.train.checkpoint import Change, Checkpoint, Conditions, Identity
 from nutshell.train.clock import Spent
 from nutshell.train.compute import Compute, TrainingLoss
 from nutshell.train.config import BudgetConfig, TrainConfig
 from nutshell.train.loop import Interrupted, Plan, prepare, train
 from nutshell.train.state import TrainState
 
-IDENTITY = Identity(recipe_digest="r", data_digest="d", seed=0)
+IDENTITY = Identity(recipe_digest="r", data_digest="d", seed=0, compute_dtype="fp32")
 EAGER = Compute(dtype=torch.float32, attend_kind="fused", compiled=False)
 
 
@@ -150,9 +150,36 @@ def test_preparing_changes_no_weight(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     plan, state, _ = set_up(tmp_path)
     state.checkpoint(IDENTITY).write(plan.checkpoint_path)
-    other = Identity(recipe_digest="r", data_digest="other", seed=0)
+    other = Identity(recipe_digest="r", data_digest="other", seed=0, compute_dtype="fp32")
     with pytest.raises(RunError, match="belongs to another run, its data_digest is d, this run's is other"):
         Checkpoint.read(plan.checkpoint_path, other)
+
+
+def test_a_checkpoint_of_another_precision_is_refused(tmp_path):
+    plan, state, _ = set_up(tmp_path)
+    state.checkpoint(IDENTITY).write(plan.checkpoint_path)
+    other = Identity(recipe_digest="r", data_digest="d", seed=0, compute_dtype="bf16")
+    with pytest.raises(RunError, match="was computed in fp32, and here it would go on in bf16; continue it on"):
+        Checkpoint.read(plan.checkpoint_path, other)
+
+
+def test_a_checkpoint_carries_its_conditions_and_every_change_of_them(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    seen = []
+    for steps, conditions in ((3, {"threads": "2"}), (5, {"threads": "2"}), (8, {"threads": "1", "torch": "3"})):
+        _, state, _ = set_up(tmp_path)
+        state.conditions = Conditions(conditions)
+        if path.exists():
+            seen.append(state.restore(Checkpoint.read(path, IDENTITY)))
+        state.spent.steps = steps
+        state.checkpoint(IDENTITY).write(path)
+    changes = (Change(5, "threads", "2", "1"), Change(5, "torch", "unknown", "3"))
+    assert seen == [(), changes]
+    assert Checkpoint.read(path, IDENTITY).conditions == Conditions({"threads": "1", "torch": "3"}, changes)
+    _, state, _ = set_up(tmp_path)
+    state.conditions = Conditions({"threads": "4"})
+    assert [change.after_step for change in state.restore(Checkpoint.read(path, IDENTITY))] == [8, 8]
+    assert state.conditions.changes[:2] == changes
 
 
 def test_a_missing_or_damaged_checkpoint_is_named(tmp_path):
