@@ -8,7 +8,7 @@ from nutshell.errors import RecipeError
 from nutshell.model.attention import AttentionConfig
 from nutshell.model.depth import DepthSchedule, SkipRule, read_blocks
 from nutshell.model.residual import ResidualConfig, SequentialConfig
-from nutshell.model.seams import BlockKind, BranchName, Dims, Place
+from nutshell.model.seams import BlockKind, BranchName, Dims, InputKind, Place
 from nutshell.model.skips import AddSkipConfig, JoinConfig
 from nutshell.model.techniques import HeadConfig, InputConfig, LogitConfig, ModulateConfig, ValueConfig
 from nutshell.nn.init import MatrixInit
@@ -102,8 +102,8 @@ class ModelConfig(Config, frozen=True):
         schedule = self.depth.parse()
         self.residual.check(tuple(visit.block for visit in schedule.visits))
         for seam in ("inputs", "modulate", "values", "heads", "logits"):
-            _check_list(seam, getattr(self, seam), schedule.num_blocks)
-        _check_list("residual.entry", self.residual.entry, schedule.num_blocks)
+            _check_list(seam, getattr(self, seam), self.dims)
+        _check_list("residual.entry", self.residual.entry, self.dims)
 
     @property
     def dims(self) -> Dims:
@@ -146,11 +146,13 @@ class ModelConfig(Config, frozen=True):
         ]
 
 
-def _check_list(seam: str, kinds: Sequence[Kind], num_blocks: int) -> None:
-    """Refuse a kind listed twice, which no rule could tell apart, and blocks that do not exist."""
+def _check_list(seam: str, kinds: Sequence[Kind], dims: Dims) -> None:
+    """Refuse a kind listed twice, which no rule could tell apart, blocks that do not exist, and what does not fit."""
     tags = [str(kind.__struct_config__.tag) for kind in kinds]
     for kind, tag in zip(kinds, tags, strict=True):
         if tags.count(tag) > 1:
             raise ValueError(f"{seam}: '{tag}' is listed twice")
-        if isinstance(kind, BlockKind) and kind.blocks and max(read_blocks(kind.blocks)) >= num_blocks:
-            raise ValueError(f"{seam}: '{tag}' acts in blocks '{kind.blocks}', the model has {num_blocks}")
+        if isinstance(kind, BlockKind) and kind.blocks and max(read_blocks(kind.blocks)) >= dims.num_blocks:
+            raise ValueError(f"{seam}: '{tag}' acts in blocks '{kind.blocks}', the model has {dims.num_blocks}")
+        if isinstance(kind, InputKind | BlockKind):
+            kind.check(dims)
