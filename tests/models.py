@@ -64,6 +64,7 @@ TECHNIQUES = {
         "attention": {**ATTENTION, **{name: {"kind": "kronecker"} for name in ("q", "k", "v", "out")}},
         "mlp": {"kind": "relu2", "mlp_dim": 40, "up": {"kind": "kronecker"}, "down": {"kind": "kronecker"}},
     },
+    "swiglu": {"mlp": {"kind": "swiglu", "mlp_dim": 32, "gate": {"kind": "low_rank", "rank": 9}}},
     "leaky_relu2": {"mlp": {"kind": "leaky_relu2", "mlp_dim": 40, "slope": 0.5}},
 }
 ALL_TOGETHER = {

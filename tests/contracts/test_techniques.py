@@ -12,7 +12,6 @@ from nutshell.model.accounting import count_params
 from nutshell.model.lm import LM
 from nutshell.nn.cache import KVCache
 from nutshell.nn.matrices import MatrixConfig
-from nutshell.nn.mlp import MLPConfig
 from nutshell.nn.params import ROLES, ParamTable
 
 cases = pytest.mark.parametrize("case", CASES)
@@ -47,7 +46,7 @@ def test_every_registered_kind_is_under_contract():
         residual.ResidualConfig,
         entry.EntryConfig,
         skips.JoinConfig,
-        MLPConfig,
+        techniques.MLPConfig,
         MatrixConfig,
     )
     assert set().union(*map(kinds, tables)) <= TECHNIQUES.keys() | {"relu2", "dense"}

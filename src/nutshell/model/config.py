@@ -10,10 +10,9 @@ from nutshell.model.depth import DepthSchedule, SkipRule, read_blocks
 from nutshell.model.residual import ResidualConfig, SequentialConfig
 from nutshell.model.seams import BlockKind, BranchName, Dims, InputKind, Place
 from nutshell.model.skips import AddSkipConfig, JoinConfig
-from nutshell.model.techniques import HeadConfig, InputConfig, LogitConfig, ModulateConfig, ValueConfig
+from nutshell.model.techniques import HeadConfig, InputConfig, LogitConfig, MLPConfig, ModulateConfig, ValueConfig
 from nutshell.nn.init import MatrixInit
 from nutshell.nn.matrices import check_matrix
-from nutshell.nn.mlp import MLPConfig
 
 NormPlace = Literal["pre", "output", "peri"]
 

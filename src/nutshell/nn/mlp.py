@@ -1,4 +1,4 @@
-"""The two-matrix MLPs: expand, rectify and square, contract.
+"""Squared MLPs: expand, rectify and square, contract.
 
 What:      y = W2 act(W1 h)^2 with act(u) = max(u, slope * u); relu2 is the one with slope 0.
 Source:    relu2: So et al. 2021 (Primer, arXiv:2109.08668). leaky_relu2, slope 0.5: openai/parameter-golf 549.
@@ -56,9 +56,6 @@ class SquaredLeakyReluConfig(MLPKind, frozen=True, kw_only=True, tag="leaky_relu
 
     def build(self, model_dim: int) -> "SquaredMLP":
         return SquaredMLP(self, model_dim, slope=self.slope)
-
-
-MLPConfig = SquaredReluConfig | SquaredLeakyReluConfig
 
 
 class SquaredMLP(nn.Module):

@@ -12,9 +12,12 @@ from nutshell.model.techniques.softcap import SoftcapConfig
 from nutshell.model.techniques.value_embedding import ValueEmbeddingConfig
 from nutshell.model.techniques.value_residual import ValueResidualConfig
 from nutshell.model.techniques.xsa import XSAConfig
+from nutshell.nn.mlp import SquaredLeakyReluConfig, SquaredReluConfig
+from nutshell.nn.swiglu import SwiGLUConfig
 
 InputConfig = BigramHashConfig | EmbedNormConfig | SmearGateConfig
 ModulateConfig = BranchScaleConfig | FilmConfig | LayerScaleConfig | NormGainConfig
 ValueConfig = ValueEmbeddingConfig | ValueResidualConfig
 HeadConfig = AttentionGateConfig | XSAConfig
+MLPConfig = SquaredReluConfig | SquaredLeakyReluConfig | SwiGLUConfig
 LogitConfig = SoftcapConfig
