@@ -14,3 +14,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """Base of the members of a choice; give each a `tag`."""
+
+
+def kind_of(member: Kind) -> str:
+    """Give the name by which a recipe chooses this kind."""
+    return str(member.__struct_config__.tag)

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from nutshell.config.struct import Kind
+from nutshell.config.struct import Kind, kind_of
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.seams import Place
@@ -122,4 +122,4 @@ def _head(config: ModelConfig) -> Part:
 
 
 def _part(seam: str, kind: Kind) -> Part:
-    return Part(seam, str(kind.__struct_config__.tag))
+    return Part(seam, kind_of(kind))

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nutshell.config.struct import Kind
+from nutshell.config.struct import Kind, kind_of
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.entry import EntryConfig
 from nutshell.model.seams import Dims, Place, Stream
@@ -27,7 +27,7 @@ class RuleKind(Kind, frozen=True, kw_only=True):
 
     def form_in(self, block: int) -> str:
         """Name the form in which a block's branches change the stream: the rule's own, unless it says otherwise."""
-        return str(self.__struct_config__.tag)
+        return kind_of(self)
 
     def check(self, blocks: tuple[int, ...]) -> None:
         """Refuse a schedule, given as its sequence of blocks, that the rule cannot run.
