@@ -16,6 +16,7 @@ from nutshell.model.depth import DepthSchedule
 from nutshell.optim.config import OptimConfig
 from nutshell.score.config import ProveConfig, ScoreConfig
 from nutshell.train.config import TrainConfig
+from nutshell.train.phases import Phase
 
 
 class Recipe(Config, frozen=True):
@@ -36,6 +37,12 @@ class Recipe(Config, frozen=True):
                 raise ValueError(
                     f"train.phases: '{schedule.text}' runs {schedule.num_blocks} blocks, the model has {num_blocks}"
                 )
+            self.model.residual.check(tuple(visit.block for visit in schedule.visits))
+        if self.final_schedule.visits not in {schedule.visits for schedule in self.phases[-1].schedules}:
+            raise ValueError(
+                f"train.phases: the last phase lasts to the end without '{self.final_schedule.text}', which is packed; "
+                "add it to its schedules, or end it before 1"
+            )
         if self.score.stride > self.train.seq_len:
             raise ValueError(f"score.stride {self.score.stride} is longer than train.seq_len {self.train.seq_len}")
 
@@ -45,14 +52,19 @@ class Recipe(Config, frozen=True):
         return self.model.depth.parse()
 
     @property
-    def phases(self) -> tuple[tuple[float, DepthSchedule], ...]:
-        """The schedules that run before the final one, each with the progress at which it ends."""
-        return tuple((phase.until, self.model.depth.variant(phase.schedule)) for phase in self.train.phases)
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of the training; the last one ends with it."""
+        listed = tuple(
+            Phase(phase.until, tuple(self.model.depth.variant(text) for text in phase.texts))
+            for phase in self.train.phases
+        )
+        lasts_to_the_end = bool(listed) and listed[-1].until == 1.0
+        return listed if lasts_to_the_end else (*listed, Phase(1.0, (self.final_schedule,)))
 
     @property
     def schedules(self) -> tuple[DepthSchedule, ...]:
         """Every schedule of the run, each once."""
-        return tuple(dict.fromkeys([*(schedule for _, schedule in self.phases), self.final_schedule]))
+        return tuple(dict.fromkeys(schedule for phase in self.phases for schedule in phase.schedules))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,10 @@ def describe(resolved: Resolved) -> dict[str, Any]:
         "schedule": schedule.text,
         "virtual_layers": [asdict(visit) for visit in schedule.visits],
         "skips": [[skip.source.index, skip.target.index] for skip in schedule.skips],
-        "phases": [{"until": until, "schedule": phase.text} for until, phase in recipe.phases],
+        "phases": [
+            {"until": phase.until, "schedules": [schedule.text for schedule in phase.schedules]}
+            for phase in recipe.phases
+        ],
         "overrides": resolved.overrides,
         "recipe": resolved.toml(),
     }

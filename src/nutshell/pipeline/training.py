@@ -97,7 +97,6 @@ class Training:
         plan = Plan(
             config=recipe.train,
             phases=recipe.phases,
-            final=recipe.final_schedule,
             checkpoint_path=run_dir / store.CHECKPOINT,
             identity=self._identity,
         )

@@ -27,21 +27,19 @@ OPENING_FRAC = 0.04
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """A stretch of training under one depth schedule; the first and last of its rows say where it lies."""
+    """A stretch of training under the same depth schedules; the first and last of its rows say where it lies."""
 
-    schedule: str
+    schedules: tuple[str, ...]
     first: MetricsRow
     last: MetricsRow
 
 
 def split_phases(rows: Sequence[MetricsRow]) -> list[Phase]:
-    """Group consecutive rows that ran the same schedule."""
-    phases: list[Phase] = []
-    for row in rows:
-        if phases and phases[-1].schedule == row.schedule:
-            phases[-1] = Phase(row.schedule, phases[-1].first, row)
-        else:
-            phases.append(Phase(row.schedule, row, row))
+    """Group rows by phase; a phase's schedules stand in the order in which they first ran."""
+    phases = []
+    for _, group in itertools.groupby(rows, key=lambda row: row.phase):
+        members = list(group)
+        phases.append(Phase(tuple(dict.fromkeys(row.schedule for row in members)), members[0], members[-1]))
     return phases
 
 

@@ -115,7 +115,10 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class MetricsRow(msgspec.Struct, frozen=True):
-    """One logged step; `seconds` on the training clock, `loss` in nats per token, `bpb` the estimate made of it."""
+    """One logged step; `seconds` on the training clock, `loss` in nats per token, `bpb` the estimate made of it.
+
+    `schedule` is the one that this step ran, of those that its phase (counted from 0) draws from.
+    """
 
     step: int
     progress: float
@@ -125,6 +128,7 @@ class MetricsRow(msgspec.Struct, frozen=True):
     bpb: float
     ms_per_step: float
     tokens_per_second: float
+    phase: int
     schedule: str
 
 

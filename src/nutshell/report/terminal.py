@@ -200,7 +200,7 @@ def _place(row: MetricsRow) -> str:
 
 def _is_due(row: MetricsRow, shown: MetricsRow) -> bool:
     return (
-        row.schedule != shown.schedule
+        row.phase != shown.phase
         or row.progress - shown.progress >= _LOG_PROGRESS
         or row.seconds - shown.seconds >= _LOG_SECONDS
     )

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from nutshell.config.struct import Config
+from nutshell.model.depth import DepthSchedule
 
 
 class BudgetConfig(Config, frozen=True):
@@ -21,10 +22,31 @@ class BudgetConfig(Config, frozen=True):
 
 
 class PhaseConfig(Config, frozen=True):
-    """Another depth schedule until a fraction of the budget; after the last phase the model's own schedule runs."""
+    """Another depth schedule until a fraction of the budget, or several, of which each step draws one.
+
+    After the last phase the model's own schedule runs. A phase of several that include it may last to the end.
+    """
 
     until: float
-    schedule: str
+    schedule: str | None = None
+    schedules: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.schedule is None) == (self.schedules is None):
+            raise ValueError(f"the phase until {self.until} must have exactly one of schedule and schedules")
+        if self.schedules is None:
+            return
+        different = {DepthSchedule.parse(text).visits for text in self.schedules}
+        if len(different) < max(2, len(self.schedules)):
+            raise ValueError(
+                f"schedules of the phase until {self.until} must be two or more that differ, got "
+                f"{list(self.schedules)}; one alone is written as schedule"
+            )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The schedules that its steps draw from."""
+        return self.schedules or (str(self.schedule),)
 
 
 class TrainConfig(Config, frozen=True):
@@ -51,8 +73,13 @@ class TrainConfig(Config, frozen=True):
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
         ends = [phase.until for phase in self.phases]
-        if ends != sorted(set(ends)) or any(not 0.0 < end < 1.0 for end in ends):
+        if ends != sorted(set(ends)) or any(not 0.0 < end <= 1.0 for end in ends):
             raise ValueError(f"phases must end at rising fractions between 0 and 1, got {ends}")
+        if any(phase.until == 1.0 and phase.schedules is None for phase in self.phases):
+            raise ValueError(
+                "a phase of one schedule must end before 1, for the model's own schedule runs last; got "
+                f"'{self.phases[-1].schedule}' until 1"
+            )
 
     @property
     def batch_tokens(self) -> int:

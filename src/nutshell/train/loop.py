@@ -1,7 +1,7 @@
 """The training loop: batch, gradient, step, average, log, maybe save.
 
 Everything is prepared before the clock starts: graphs are compiled on synthetic tokens for every schedule the run will
-use, which touches no weight. Progress on the one clock picks the schedule and the rates.
+use, which touches no weight. Progress on the one clock picks the phase and the rates.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from nutshell.train.checkpoint import Identity
 from nutshell.train.clock import WallClock, is_spent, progress
 from nutshell.train.compute import TrainingLoss
 from nutshell.train.config import TrainConfig
-from nutshell.train.phases import schedule_at
+from nutshell.train.phases import Phase, draw, phase_at
 from nutshell.train.state import TrainState
 
 OnRow = Callable[[dict[str, object]], None]
@@ -40,18 +40,17 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run does: its settings, the schedules of its phases, and where its checkpoint goes."""
+    """What a run does: its settings, its phases, and where its checkpoint goes."""
 
     config: TrainConfig
-    phases: tuple[tuple[float, DepthSchedule], ...]
-    final: DepthSchedule
+    phases: tuple[Phase, ...]
     checkpoint_path: Path
     identity: Identity
 
     @property
     def schedules(self) -> tuple[DepthSchedule, ...]:
         """Every schedule that will run, each once."""
-        return tuple(dict.fromkeys([*(schedule for _, schedule in self.phases), self.final]))
+        return tuple(dict.fromkeys(schedule for phase in self.phases for schedule in phase.schedules))
 
 
 def prepare(plan: Plan, loss: TrainingLoss, vocab_size: int) -> float:
@@ -80,7 +79,8 @@ def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSourc
         while not is_spent(config.budget, spent, step_seconds=step_seconds):
             started = clock.seconds()
             now = progress(config.budget, spent)
-            schedule = schedule_at(now, plan.phases, plan.final)
+            phase = phase_at(now, plan.phases)
+            schedule = draw(plan.phases[phase], seed=plan.identity.seed, step=spent.steps)
             nats = _gradient_step(loss, batches, state, schedule)
             lr_scale = state.optimizers.step(now)
             spent.steps += 1
@@ -89,7 +89,7 @@ def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSourc
                 state.average.update(spent.steps)
             spent.seconds = clock.seconds()
             step_seconds = spent.seconds - started
-            on_row(_row(spent, now, nats, lr_scale, step_seconds, schedule, config.batch_tokens))
+            on_row(_row(spent, now, nats, lr_scale, step_seconds, config.batch_tokens, phase, schedule))
             if interrupted() or spent.seconds - saved_at >= config.checkpoint_seconds:
                 state.checkpoint(plan.identity).write(plan.checkpoint_path)
                 saved_at = spent.seconds
@@ -111,7 +111,7 @@ def _gradient_step(loss: TrainingLoss, batches: BatchSource, state: TrainState, 
     return nats
 
 
-def _row(spent, now, nats, lr_scale, step_seconds, schedule, batch_tokens) -> dict[str, object]:  # noqa: ANN001
+def _row(spent, now, nats, lr_scale, step_seconds, batch_tokens, phase, schedule) -> dict[str, object]:  # noqa: ANN001
     return {
         "step": spent.steps,
         "progress": now,
@@ -121,6 +121,7 @@ def _row(spent, now, nats, lr_scale, step_seconds, schedule, batch_tokens) -> di
         "lr": lr_scale,
         "ms_per_step": 1e3 * step_seconds,
         "tokens_per_second": batch_tokens / step_seconds,
+        "phase": phase,
         "schedule": schedule.text,
     }
 

@@ -116,6 +116,7 @@ def metrics_rows():
                 "lr": 0.02 * min(1, 2 - 2 * step / 1480),
                 "ms_per_step": 231.4 if looped else 160.2,
                 "tokens_per_second": 35_402.0 if looped else 51_136.0,
+                "phase": int(looped),
                 "schedule": "0-1 (2-4)x2 5-6" if looped else "0-6",
             }
         )

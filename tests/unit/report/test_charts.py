@@ -22,11 +22,22 @@ def draw(metrics, width=600, scored_bpb=1.7421):
     return loss_curve(metrics, scored_bpb=scored_bpb, width=width, height=300)
 
 
-def test_phases_split_where_the_schedule_changes(metrics):
+def test_phases_split_where_the_phase_changes(metrics):
     flat, looped = split_phases(metrics)
-    assert (flat.schedule, flat.first.step, flat.last.step) == ("0-6", 0, 650)
-    assert (looped.schedule, looped.first.step, looped.last.step) == ("0-1 (2-4)x2 5-6", 660, 1480)
+    assert (flat.schedules, flat.first.step, flat.last.step) == (("0-6",), 0, 650)
+    assert (looped.schedules, looped.first.step, looped.last.step) == (("0-1 (2-4)x2 5-6",), 660, 1480)
     assert split_phases([]) == []
+
+
+def test_a_phase_that_draws_its_schedules_is_one_phase(metrics):
+    drawn = [
+        msgspec.structs.replace(row, schedule=("0-6", "0-1 (2-4)x3 5-6")[place % 3 // 2]) if row.phase else row
+        for place, row in enumerate(metrics)
+    ]
+    flat, sampled = split_phases(drawn)
+    assert flat.schedules == ("0-6",)
+    assert (set(sampled.schedules), sampled.first.step) == ({"0-6", "0-1 (2-4)x3 5-6"}, 660)
+    assert draw(drawn).count("phase ") == 2
 
 
 def test_same_rows_same_bytes(metrics):

@@ -145,6 +145,12 @@ def test_training_is_not_redrawn_for_every_row(on_screen, rows):
     assert screen.getvalue().rpartition(SHOW_CURSOR)[0].count("ms/step") == 5 + 1
 
 
+def test_a_log_has_a_line_at_a_new_phase_and_none_for_every_drawn_schedule(capsys, rows):
+    near = {"progress": 0.5, "seconds": 10.0}
+    train(Terminal(), [{**rows[0], **near, "phase": step // 6, "schedule": f"0-{step % 2}"} for step in range(12)])
+    assert len(capsys.readouterr().err.splitlines()) == 3  # the first, the first of phase 1, the last
+
+
 @pytest.mark.parametrize("how", ["stage", "training"])
 def test_interrupt_gives_the_cursor_back(on_screen, rows, how):
     terminal, screen = on_screen()

@@ -2,10 +2,8 @@ import pytest
 
 from nutshell.config.loader import decode
 from nutshell.errors import RecipeError
-from nutshell.model.depth import DepthSchedule
 from nutshell.train.clock import Spent, WallClock, is_spent, progress
 from nutshell.train.config import BudgetConfig, TrainConfig
-from nutshell.train.phases import schedule_at
 
 
 @pytest.mark.parametrize(
@@ -41,7 +39,8 @@ def test_a_budget_is_exactly_one_positive_number(table):
     ("change", "message"),
     [
         ({"phases": [{"until": 0.5, "schedule": "0"}, {"until": 0.4, "schedule": "0"}]}, "rising fractions"),
-        ({"phases": [{"until": 1.0, "schedule": "0"}]}, "rising fractions"),
+        ({"phases": [{"until": 1.5, "schedule": "0"}]}, "rising fractions"),
+        ({"phases": [{"until": 1.0, "schedule": "0"}]}, "must end before 1"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"batch_size": 0}, "batch_size"),
     ],
@@ -50,9 +49,3 @@ def test_senseless_training_settings_are_refused(change, message):
     table = {"budget": {"steps": 1}, "batch_size": 1, "seq_len": 1} | change
     with pytest.raises(RecipeError, match=message):
         decode(table, TrainConfig, where="x")
-
-
-def test_phases_are_looked_up_by_progress():
-    flat, once, final = (DepthSchedule.parse(text) for text in ("0-2", "0 (1)x2 2", "0 (1)x3 2"))
-    phases = ((0.3, flat), (0.6, once))
-    assert [schedule_at(p, phases, final) for p in (0.0, 0.29, 0.3, 0.6, 1.0)] == [flat, flat, once, final, final]

@@ -17,6 +17,7 @@ from nutshell.train.clock import Spent
 from nutshell.train.compute import Compute, TrainingLoss
 from nutshell.train.config import BudgetConfig, TrainConfig
 from nutshell.train.loop import Interrupted, Plan, prepare, train
+from nutshell.train.phases import Phase, draw
 from nutshell.train.state import TrainState
 
 IDENTITY = Identity(recipe_digest="r", data_digest="d", seed=0, compute_dtype="fp32")
@@ -33,15 +34,17 @@ class Pattern:
 
 
 def set_up(tmp_path, *, steps=12, **optim):
+    """A run in two phases: flat, then of two or three passes as each step draws."""
     config = model_config(
         inputs=[{"kind": "embed_norm"}], residual={"kind": "sequential", "entry": [{"kind": "x0_mix"}]}
     )
     settings = TrainConfig(budget=BudgetConfig(steps=steps), batch_size=4, seq_len=16, ema_decay=0.9)
-    flat, final = config.depth.variant("0-3"), config.depth.parse()
-    model = LM(config, [flat, final])
+    flat, longer, final = (config.depth.variant(text) for text in ("0-3", "0 (1-2)x3 3", "0 (1-2)x2 3"))
+    phases = (Phase(0.5, (flat,)), Phase(1.0, (longer, final)))
+    plan = Plan(settings, phases, tmp_path / "checkpoint.safetensors", IDENTITY)
+    model = LM(config, plan.schedules)
     model.init_weights(0)
     state = TrainState(model, settings, OptimConfig(**optim), dtype=torch.float32)
-    plan = Plan(settings, ((0.5, flat),), final, tmp_path / "checkpoint.safetensors", IDENTITY)
     return plan, state, TrainingLoss(model, EAGER)
 
 
@@ -62,7 +65,11 @@ def test_training_learns_logs_every_step_and_switches_phase(tmp_path):
     assert [row["step"] for row in rows] == list(range(1, 41))
     assert rows[0]["loss"] == pytest.approx(math.log(VOCAB), rel=0.05)
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
-    assert [row["schedule"] for row in rows] == ["0-3"] * 20 + ["0 (1-2)x2 3"] * 20
+    assert [row["phase"] for row in rows] == [0] * 20 + [1] * 20
+    assert {row["schedule"] for row in rows[:20]} == {"0-3"}
+    drawn = [draw(plan.phases[1], seed=IDENTITY.seed, step=step).text for step in range(20, 40)]
+    assert [row["schedule"] for row in rows[20:]] == drawn
+    assert set(drawn) == {"0 (1-2)x2 3", "0 (1-2)x3 3"}
     assert rows[-1]["tokens"] == 40 * 64
     assert rows[-1]["lr"] < rows[0]["lr"] == 1.0
 
@@ -76,7 +83,7 @@ def test_two_runs_are_bitwise_equal(tmp_path):
     assert_equal(*ends)
 
 
-@pytest.mark.parametrize("stop_at", [1, 5, 6, 11])
+@pytest.mark.parametrize("stop_at", [1, 5, 6, 8, 11])
 def test_a_run_killed_after_a_checkpoint_ends_bitwise_equal_when_resumed(tmp_path, stop_at):
     plan, state, loss = set_up(tmp_path)
     train(plan, state, loss, Pattern(), lambda _: None)
@@ -145,6 +152,18 @@ def test_preparing_changes_no_weight(tmp_path):
     assert prepare(plan, loss, VOCAB) > 0
     state.optimizers.clear()
     assert_equal(final_state(state), before)
+
+
+def test_preparing_runs_every_schedule_that_a_step_may_draw(tmp_path):
+    plan, _, loss = set_up(tmp_path)
+    ran = []
+
+    def note(inputs, targets, schedule):
+        ran.append(schedule.text)
+        return loss(inputs, targets, schedule)
+
+    prepare(plan, note, VOCAB)
+    assert ran == ["0-3", "0 (1-2)x3 3", "0 (1-2)x2 3"]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
