@@ -22,9 +22,9 @@ from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, 
 from nutshell.pipeline.training import Training
 from nutshell.recipe import Resolved, installed_recipes, resolve
 from nutshell.report.html import write_report
+from nutshell.report.recipe_tables import describe_view
 from nutshell.report.tables import (
     View,
-    describe_view,
     ledger_view,
     manifest_view,
     proof_view,

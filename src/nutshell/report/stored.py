@@ -11,6 +11,7 @@ Unlike a config, they may hold keys that no report shows. Each file's hash is ke
 what it was made of.
 """
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,16 +133,71 @@ class MetricsRow(msgspec.Struct, frozen=True):
     schedule: str
 
 
+class SkipIn(msgspec.Struct, frozen=True):
+    """A skip as its target sees it: the virtual layer that it leaves from, and the name of its weights."""
+
+    source: int
+    key: str
+
+
+class Active(msgspec.Struct, frozen=True):
+    """A technique that acts at a visit; `value` is the number that depth gives it, `per_visit` marks own weights."""
+
+    seam: str
+    kind: str
+    value: float | None = None
+    per_visit: bool = False
+
+
 class VirtualLayer(msgspec.Struct, frozen=True):
-    """One visit to a block; `iteration` counts the visits this block had before."""
+    """One visit to a block; `iteration` counts the visits this block had before.
+
+    `weights` says of each branch whether its matrices are shared with other visits.
+    """
 
     index: int
     block: int
     iteration: int
+    skips_in: list[SkipIn]
+    weights: dict[str, str]
+    residual: str
+    techniques: list[Active]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """What one part of a model costs: parameters, and FLOPs a training token."""
+
+    seam: str
+    kind: str
+    params: int
+    flops_per_token: float
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """A depth schedule: its blocks in the order in which they run, and its skips between virtual layers."""
+
+    schedule: str
+    blocks: list[int]
+    skips: list[tuple[int, int]]
+    flops_per_token: float
+
+    def __post_init__(self) -> None:
+        _check_skips(self.skips, range(len(self.blocks)))
+
+
+class PlannedPhase(msgspec.Struct, frozen=True):
+    """A phase as the recipe plans it, between two fractions of the budget; its steps draw from the schedules."""
+
+    begin: float
+    until: float
+    schedules: list[Schedule]
 
 
 class Description(msgspec.Struct, frozen=True):
-    """The shape and cost of a model, known before it is trained."""
+    """The shape and cost of a model, known before it is trained.
+
+    Virtual layers and skips are those of the schedule that is packed and scored; `join` is how skips join the stream.
+    """
 
     name: str
     num_params: int
@@ -151,11 +207,20 @@ class Description(msgspec.Struct, frozen=True):
     virtual_layers: list[VirtualLayer]
     skips: list[tuple[int, int]]
     schedule: str
+    join: str | None
+    inputs: list[str]
+    logits: list[str]
+    norms: dict[str, str]
+    parts: list[Part]
+    phases: list[PlannedPhase]
 
     def __post_init__(self) -> None:
-        visits = {layer.index for layer in self.virtual_layers}
-        if stray := [skip for skip in self.skips if not visits.issuperset(skip)]:
-            raise ValueError(f"skip {list(stray[0])} joins no two virtual layers")
+        _check_skips(self.skips, [layer.index for layer in self.virtual_layers])
+
+
+def _check_skips(skips: Sequence[tuple[int, int]], layers: Collection[int]) -> None:
+    if stray := [skip for skip in skips if not set(layers).issuperset(skip)]:
+        raise ValueError(f"skip {list(stray[0])} joins no two virtual layers")
 
 
 class Section(msgspec.Struct, frozen=True):

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.box import ROUNDED, SIMPLE_HEAD
+from rich.box import ROUNDED
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from nutshell.printable import escape_controls, show_controls
-from nutshell.report.stored import Description, Ledger, Proof, Score, Summary
+from nutshell.report.layout import new_facts, new_table, safe_text, share_of
+from nutshell.report.stored import Ledger, Proof, Score, Summary
 from nutshell.units import format_seconds, nats_from_bits
 
 # Lays out what a verb prints with `--json`.
@@ -32,8 +32,10 @@ def summary_view(summary: Mapping[str, Any], *, report: Path) -> RenderableType:
         lines.append(Text(f"{trained}{total} in all", "label"))
     if run.overrides:
         settings = ", ".join(f"{key} = {value}" for key, value in run.overrides.items())
-        lines.append(_text(f"overrides: {settings} - exploration, not a recipe's result", "unsure"))
-    panel = Panel(Group(*lines), title=_text(run.name), title_align="left", box=ROUNDED, padding=(0, 1), expand=False)
+        lines.append(safe_text(f"overrides: {settings} - exploration, not a recipe's result", "unsure"))
+    panel = Panel(
+        Group(*lines), title=safe_text(run.name), title_align="left", box=ROUNDED, padding=(0, 1), expand=False
+    )
     # Left whole however long, so that it can be copied.
     return Group(panel, Text(f"report: {show_controls(str(report))}", no_wrap=True, overflow="ignore"))
 
@@ -42,7 +44,7 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
     """A score with everything it must be quoted with, then what it is not: other definitions, and compressors."""
     scored = msgspec.convert(score, Score)
     compressors: Mapping[str, float] = score.get("compressors", {})
-    facts = _facts(
+    facts = new_facts(
         {
             "bits per byte": f"{scored.bpb:.6f}",
             "nats per byte": f"{nats_from_bits(scored.bpb):.6f}",
@@ -56,61 +58,38 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
     )
     parts: list[RenderableType] = [facts]
     if scored.otherwise:
-        table = _table("the same artifact by other definitions, not this score", "bits/byte")
+        table = new_table("the same artifact by other definitions, not this score", "bits/byte")
         for definition, bpb in scored.otherwise.items():
             table.add_row(definition, f"{bpb:.4f}")
         parts += ["", table]
     if compressors:
-        table = _table("compressor", "bits/byte", "this score")
+        table = new_table("compressor", "bits/byte", "this score")
         for name, bpb in sorted(compressors.items(), key=lambda entry: entry[1]):
-            table.add_row(_text(name), f"{bpb:.4f}", _gap(1 - scored.bpb / bpb))
+            table.add_row(safe_text(name), f"{bpb:.4f}", _gap(1 - scored.bpb / bpb))
         parts += ["", table]
     return Group(*parts)
-
-
-def describe_view(description: Mapping[str, Any]) -> RenderableType:
-    """The shape and cost of a model: facts, parameters by role, virtual layers."""
-    model = msgspec.convert(description, Description)
-    facts = _facts(
-        {
-            "recipe": model.name,
-            "depth schedule": model.schedule,
-            "virtual layers": f"{len(model.virtual_layers)} over {len({v.block for v in model.virtual_layers})} blocks",
-            "parameters": f"{model.num_params:,}",
-            "FLOPs per token": f"{model.flops_per_token:,.0f}",
-            "predicted artifact": f"{model.predicted_artifact_bytes:,} bytes",
-        }
-    )
-    roles = _table("role", "parameters", "share")
-    for role, number in sorted(model.params_by_role.items(), key=lambda entry: -entry[1]):
-        roles.add_row(_text(role), f"{number:,}", _share(number, model.num_params))
-    layers = _table("virtual layer", "block", "iteration", "skip from")
-    for layer in model.virtual_layers:
-        sources = ", ".join(str(source) for source, target in model.skips if target == layer.index)
-        layers.add_row(str(layer.index), str(layer.block), str(layer.iteration), sources)
-    return Group(facts, "", roles, "", layers)
 
 
 def ledger_view(ledger: Mapping[str, Any]) -> RenderableType:
     """Where the bytes of an artifact went, largest section first."""
     packed = msgspec.convert(ledger, Ledger)
-    table = _table("section", "bytes", "share", "bits/value", "kind")
+    table = new_table("section", "bytes", "share", "bits/value", "kind")
     for section in sorted(packed.sections, key=lambda section: -section.bytes):
-        share = _share(section.bytes, packed.artifact_bytes)
+        share = share_of(section.bytes, packed.artifact_bytes)
         bits = "-" if section.bits_per_value is None else f"{section.bits_per_value:.2f}"
-        table.add_row(_text(section.name), f"{section.bytes:,}", share, bits, _text(section.kind))
+        table.add_row(safe_text(section.name), f"{section.bytes:,}", share, bits, safe_text(section.kind))
     facts = {"artifact": f"{packed.artifact_bytes:,} bytes"}
     if packed.budget_bytes is not None:
-        share = _share(packed.artifact_bytes, packed.budget_bytes)
+        share = share_of(packed.artifact_bytes, packed.budget_bytes)
         facts["budget"] = f"{packed.budget_bytes:,} bytes, {share} used"
     if packed.bytes_by_kind:
         facts["bytes by kind"] = ", ".join(
-            f"{kind} {num_bytes:,} ({_share(num_bytes, packed.artifact_bytes)})"
+            f"{kind} {num_bytes:,} ({share_of(num_bytes, packed.artifact_bytes)})"
             for kind, num_bytes in packed.bytes_by_kind.items()
         )
     if packed.precision:
         facts["bits by role"] = ", ".join(f"{role} {bits:g}" for role, bits in packed.precision.items())
-    return Group(_facts(facts), "", table)
+    return Group(new_facts(facts), "", table)
 
 
 def proof_view(receipt: Mapping[str, Any]) -> RenderableType:
@@ -118,7 +97,7 @@ def proof_view(receipt: Mapping[str, Any]) -> RenderableType:
     proof = msgspec.convert(receipt, Proof)
     lines = [_proof_line(proof)]
     if not proof.ok:
-        lines.append(_text(str(receipt.get("reason", "")), "bad"))
+        lines.append(safe_text(str(receipt.get("reason", "")), "bad"))
     return Group(*lines)
 
 
@@ -129,7 +108,7 @@ def sample_view(sample: Mapping[str, Any]) -> RenderableType:
 
 def manifest_view(manifest: Mapping[str, Any]) -> RenderableType:
     """The two sides of a data set."""
-    table = _table("side", "documents", "bytes", "tokens", "bytes/token")
+    table = new_table("side", "documents", "bytes", "tokens", "bytes/token")
     for side in ("train", "val"):
         counts = manifest[side]
         ratio = f"{counts['bytes'] / counts['tokens']:.4f}"
@@ -139,7 +118,7 @@ def manifest_view(manifest: Mapping[str, Any]) -> RenderableType:
 
 def recipes_view(recipes: Mapping[str, str]) -> RenderableType:
     """The installed recipes and their claims."""
-    return _facts(recipes)
+    return new_facts(recipes)
 
 
 def _answer(run: Summary) -> Text:
@@ -155,7 +134,7 @@ def _answer(run: Summary) -> Text:
 def _bytes_line(run: Summary) -> Text:
     if run.artifact_bytes is None:
         return Text("not packed", "unsure")
-    budget = f" of {run.budget_bytes:,} ({_share(run.artifact_bytes, run.budget_bytes)})" if run.budget_bytes else ""
+    budget = f" of {run.budget_bytes:,} ({share_of(run.artifact_bytes, run.budget_bytes)})" if run.budget_bytes else ""
     return Text.assemble((f"{run.artifact_bytes:,} bytes", "answer"), budget)
 
 
@@ -167,28 +146,5 @@ def _proof_line(proof: Proof | None) -> Text:
     return Text.assemble(verdict, f"{sample}{proof.coded_bits:,.0f} bits ({100 * proof.excess_frac:+.3f} % of claim)")
 
 
-def _facts(facts: Mapping[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for label, value in facts.items():
-        table.add_row(Text(label, "label"), _text(value))
-    return table
-
-
-def _table(name: str, *columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="label")
-    table.add_column(name, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
-
-
-def _text(value: str, style: str = "") -> Text:
-    return Text(show_controls(value), style)
-
-
 def _gap(saving_frac: float) -> str:
     return f"{100 * abs(saving_frac):.1f} % {'fewer' if saving_frac >= 0 else 'more'}"
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.2f} %" if whole else "-"

@@ -43,20 +43,62 @@ RECEIPT = {
     "num_params": 2_170_896,
 }
 
+BLOCKS = [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
+SKIPS = [[0, 9], [1, 8], [2, 7]]
+
+
+def virtual_layer(index, block):
+    """Two seams in use, as `nutshell describe` has them; the last blocks are parallel."""
+    return {
+        "index": index,
+        "block": block,
+        "iteration": BLOCKS[:index].count(block),
+        "skips_in": [{"source": source, "key": f"pop_{target - 7}"} for source, target in SKIPS if target == index],
+        "weights": {"attention": "shared" if block in (2, 3, 4) else "own", "mlp": "own"},
+        "residual": "parallel" if block >= 5 else "sequential",
+        "techniques": [
+            {"seam": "entry", "kind": "x0_mix", "value": None, "per_visit": block in (2, 3, 4)},
+            {"seam": "modulate", "kind": "layer_scale", "value": (block + 1) ** -0.5, "per_visit": False},
+            {"seam": "modulate", "kind": "branch_scale", "value": None, "per_visit": False},
+        ],
+    }
+
+
 DESCRIPTION = {
     "name": "demo",
     "num_params": 2_170_896,
     "params_by_role": {"matrix": 1_769_472, "embedding": 393_216, "gain": 7_168, "scale": 1_040},
+    "parts": [
+        {"seam": "embedding", "kind": "table", "params": 393_216, "flops_per_token": 0.0},
+        {"seam": "inputs", "kind": "embed_norm", "params": 0, "flops_per_token": 0.0},
+        {"seam": "mlp", "kind": "relu2", "params": 1_777_680, "flops_per_token": 6_126_464.0},
+        {"seam": "head", "kind": "tied", "params": 0, "flops_per_token": 2_000_000.0},
+    ],
     "flops_per_token": 8_126_464,
     "predicted_artifact_bytes": 991_000,
-    "virtual_layers": [
-        {"index": index, "block": block, "iteration": iteration}
-        for index, (block, iteration) in enumerate(
-            [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (2, 1), (3, 1), (4, 1), (5, 0), (6, 0)]
-        )
-    ],
-    "skips": [[0, 9], [1, 8], [2, 7]],
+    "virtual_layers": [virtual_layer(index, block) for index, block in enumerate(BLOCKS)],
+    "skips": SKIPS,
+    "join": "gated_skip",
+    "inputs": ["embed_norm"],
+    "norms": {"attention": "pre", "mlp": "peri"},
+    "logits": ["softcap"],
     "schedule": "0-1 (2-4)x2 5-6",
+    "phases": [
+        {
+            "begin": 0.0,
+            "until": 0.35,
+            "schedules": [
+                {"schedule": "0-6", "blocks": [*range(7)], "skips": [[1, 5], [0, 6]], "flops_per_token": 6_000_000.0}
+            ],
+        },
+        {
+            "begin": 0.35,
+            "until": 1.0,
+            "schedules": [
+                {"schedule": "0-1 (2-4)x2 5-6", "blocks": BLOCKS, "skips": SKIPS, "flops_per_token": 8_126_464.0}
+            ],
+        },
+    ],
 }
 
 LEDGER = {

@@ -1,0 +1,89 @@
+import io
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from nutshell.report.recipe_tables import describe_view
+from nutshell.report.stored import Description
+from nutshell.report.terminal import THEME
+
+
+def lines_of(view, width=120):
+    console = Console(file=io.StringIO(), theme=THEME, width=width, markup=False)
+    console.print(view, crop=False)
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+@pytest.fixture
+def description(load):
+    return load("describe.json")
+
+
+def test_facts_and_costs(description):
+    lines = lines_of(describe_view(description))
+    for line in [
+        "virtual layers 10 over 7 blocks",
+        "skips 3, joined by gated_skip",
+        "norms attention pre, mlp peri",
+        "predicted artifact 991,000 bytes",
+        "matrix 1,769,472 81.51 %",
+        "mlp relu2 1,777,680 81.89 % 6,126,464 75.39 %",
+        "inputs embed_norm - - - -",
+        "1 0 to 35 % 0-6 7 2 6,000,000",
+        "2 35 to 100 % 0-1 (2-4)x2 5-6 10 3 8,126,464",
+    ]:
+        assert line in lines
+
+
+def test_a_row_for_every_virtual_layer(description):
+    lines = lines_of(describe_view(description))
+    assert "layer block iteration skip from weights residual entry modulate" in lines
+    assert lines[-11:] == [
+        "0 0 0 own sequential x0_mix layer_scale 1.0000, branch_scale",
+        "1 1 0 own sequential x0_mix layer_scale 0.7071, branch_scale",
+        "2 2 0 shared, own mlp sequential x0_mix* layer_scale 0.5774, branch_scale",
+        "3 3 0 shared, own mlp sequential x0_mix* layer_scale 0.5000, branch_scale",
+        "4 4 0 shared, own mlp sequential x0_mix* layer_scale 0.4472, branch_scale",
+        "5 2 1 shared, own mlp sequential x0_mix* layer_scale 0.5774, branch_scale",
+        "6 3 1 shared, own mlp sequential x0_mix* layer_scale 0.5000, branch_scale",
+        "7 4 1 2 (pop_0) shared, own mlp sequential x0_mix* layer_scale 0.4472, branch_scale",
+        "8 5 0 1 (pop_1) own parallel x0_mix layer_scale 0.4082, branch_scale",
+        "9 6 0 0 (pop_2) own parallel x0_mix layer_scale 0.3780, branch_scale",
+        "* with weights of this visit alone",
+    ]
+
+
+def test_where_it_is_narrow_what_acts_everywhere_is_said_once(description):
+    lines = lines_of(describe_view(description), width=100)
+    assert "in every layer: branch_scale (modulate)" in lines
+    assert "9 6 0 0 (pop_2) own parallel x0_mix layer_scale 0.3780" in lines
+
+
+def test_a_recipe_with_nothing_to_list(description):
+    for layer in description["virtual_layers"]:
+        layer |= {"techniques": [], "skips_in": [], "residual": "sequential"}
+    bare = {**description, "skips": [], "join": None, "inputs": [], "logits": [], "phases": description["phases"][1:]}
+    lines = lines_of(describe_view(bare))
+    assert {"skips none", "inputs -", "logits -"} <= set(lines)
+    assert not [line for line in lines if line.startswith(("phase", "*"))]
+    assert lines[-1] == "9 6 0 own sequential"
+
+
+def test_names_cannot_command_the_terminal(description):
+    hostile = "[red]\x1b[2J"
+    for layer in description["virtual_layers"]:
+        layer["techniques"][0]["kind"] = hostile
+        layer["residual"] = hostile
+    description["phases"][0]["schedules"][0]["schedule"] = hostile
+    description["parts"][0]["seam"] = hostile
+    for width in (70, 200):
+        text = "\n".join(lines_of(describe_view({**description, "schedule": hostile}), width=width))
+        assert "\x1b" not in text
+        assert text.count("[red]\N{REPLACEMENT CHARACTER}[2J") >= 4
+
+
+def test_a_skip_that_joins_no_two_layers_is_refused(description):
+    description["phases"][0]["schedules"][0]["skips"] = [[0, 7]]
+    with pytest.raises(msgspec.ValidationError, match=r"skip \[0, 7\] joins no two virtual layers"):
+        msgspec.convert(description, Description)
