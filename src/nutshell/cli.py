@@ -1,4 +1,4 @@
-"""The `nutshell` command: names of the verbs, and what an error looks like. The verbs themselves are in verbs.py.
+"""The `nutshell` command: names of the verbs, and what an error looks like. The verbs are in verbs.py and listing.py.
 
 A verb's module is imported when the verb runs, since torch takes seconds to import and help should not wait for it.
 """
@@ -37,7 +37,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` says what was saved
 )
 for verb, summary in VERBS.items():
-    app.command(f"nutshell.verbs:{verb}", name=verb, help=summary)
+    module = "listing" if verb == "recipes" else "verbs"
+    app.command(f"nutshell.{module}:{verb}", name=verb, help=summary)
 data_app = App(name="data", help="Build data sets.")
 for verb, summary in DATA_VERBS.items():
     data_app.command(f"nutshell.verbs:data_{verb}", name=verb, help=summary)

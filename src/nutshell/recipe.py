@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from nutshell.artifact.config import PackConfig
+from nutshell.config.catalog import find_recipe
 from nutshell.config.digest import digest
 from nutshell.config.loader import apply_overrides, decode, read_table, to_toml
 from nutshell.config.struct import Config
-from nutshell.errors import RecipeError
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.optim.config import OptimConfig
@@ -90,28 +88,6 @@ def resolve(name_or_path: str, overrides: Sequence[str] = ()) -> Resolved:
     Raises:
         RecipeError: there is no such recipe, or it does not decode.
     """
-    path = _find(name_or_path)
+    path = find_recipe(name_or_path)
     table, recorded = apply_overrides(read_table(path), overrides)
     return Resolved(path.stem, decode(table, Recipe, where=str(path)), recorded)
-
-
-def installed_recipes() -> list[tuple[str, str]]:
-    """List the recipes of the package: names and the claims they open with."""
-    return [(path.stem, str(read_table(path).get("about", ""))) for path in sorted(_folder().glob("*.toml"))]
-
-
-def _find(name_or_path: str) -> Path:
-    path = Path(name_or_path)
-    if path.suffix == ".toml" or (path.exists() and not path.is_dir()):
-        return path
-    installed = _folder() / f"{path.name}.toml"
-    if path.name == name_or_path and installed.is_file():
-        return installed
-    if path.is_dir():
-        raise RecipeError(f"'{name_or_path}' is a folder, not a recipe; give the path of a .toml file")
-    names = ", ".join(name for name, _ in installed_recipes())
-    raise RecipeError(f"no recipe '{name_or_path}'; installed: {names}; or give the path of a .toml file")
-
-
-def _folder() -> Path:
-    return Path(str(resources.files("nutshell") / "recipes"))

@@ -20,7 +20,7 @@ from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.run import build_data, run_all, train_run
 from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact
 from nutshell.pipeline.training import Training
-from nutshell.recipe import Resolved, installed_recipes, resolve
+from nutshell.recipe import Resolved, resolve
 from nutshell.report.html import write_report
 from nutshell.report.recipe_tables import describe_view
 from nutshell.report.tables import (
@@ -28,7 +28,6 @@ from nutshell.report.tables import (
     ledger_view,
     manifest_view,
     proof_view,
-    recipes_view,
     sample_view,
     score_view,
 )
@@ -223,15 +222,6 @@ def report(run: Path) -> None:
         run: run directory.
     """
     Terminal().note(f"report: {write_report(run)}")
-
-
-def recipes(*, json: Json = False) -> None:
-    """List the installed recipes.
-
-    Args:
-        json: print them as JSON.
-    """
-    Terminal(as_json=json).result(dict(installed_recipes()), recipes_view)
 
 
 def describe(recipe: str, *, overrides: Overrides = (), json: Json = False) -> None:

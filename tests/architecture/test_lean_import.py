@@ -1,4 +1,4 @@
-"""Importing nutshell, and asking it for help, loads none of the heavy libraries: seconds that nobody should wait."""
+"""Importing nutshell, asking it for help or for its recipes loads none of the heavy libraries: seconds to wait."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ PROGRAMS = {
     "start": SAY_MODULES,
     "import": f"import nutshell; {SAY_MODULES}",
     "help": f"{AT_EXIT}; import sys; sys.argv = ['nutshell', '--help']; from nutshell.cli import main; main()",
+    "recipes": f"{AT_EXIT}; import sys; sys.argv = ['nutshell', 'recipes']; from nutshell.cli import main; main()",
     # What the command-line library needs for the same page, whoever asks.
     "bare": f"{AT_EXIT}; from cyclopts import App; app = App(); app.command(print, name='x'); app(['--help'])",
 }
@@ -36,3 +37,8 @@ def test_the_package_imports_nothing(modules):
 def test_help_imports_what_the_command_line_library_needs_and_nothing_more(modules):
     assert modules["help"] - modules["bare"] == {"nutshell", "nutshell.cli", "nutshell.errors", "nutshell.printable"}
     assert not modules["help"] & HEAVY
+
+
+def test_listing_the_recipes_waits_for_nothing_that_training_needs(modules):
+    assert "nutshell.config.catalog" in modules["recipes"]
+    assert modules["recipes"] & HEAVY <= {"msgspec"}

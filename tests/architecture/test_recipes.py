@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from nutshell.artifact.estimate import predict_bytes
+from nutshell.config.catalog import installed_recipes
 from nutshell.config.loader import decode
 from nutshell.pipeline.describe import describe
-from nutshell.recipe import Recipe, installed_recipes, resolve
+from nutshell.recipe import Recipe, resolve
 
 NAMES = [name for name, _ in installed_recipes()]
 recipes = pytest.mark.parametrize("name", NAMES)

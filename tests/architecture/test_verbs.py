@@ -4,7 +4,7 @@ import inspect
 
 from cyclopts import App
 
-from nutshell import cli, verbs
+from nutshell import cli, listing, verbs
 
 # What each verb must be given, and what it may be given.
 SURFACE = {
@@ -46,7 +46,8 @@ def test_verbs_and_options():
 def test_every_verb_has_a_body_and_every_body_a_verb():
     bodies = {
         name
-        for name, body in inspect.getmembers(verbs, inspect.isfunction)
-        if body.__module__ == verbs.__name__ and not name.startswith("_")
+        for module in (verbs, listing)
+        for name, body in inspect.getmembers(module, inspect.isfunction)
+        if body.__module__ == module.__name__ and not name.startswith("_")
     }
     assert bodies == set(cli.VERBS) | {f"data_{verb}" for verb in cli.DATA_VERBS}

@@ -105,7 +105,7 @@ def test_a_message_cannot_command_the_terminal(run):
 
 
 def test_recipes(run, recipe, tmp_path):
-    fails(run("describe", "nosuch"), "no recipe 'nosuch'; installed: demo")
+    fails(run("describe", "nosuch"), "no recipe 'nosuch'; 'nutshell recipes' lists those installed")
     fails(run("describe", tmp_path / "none.toml"), "cannot read the recipe (No such file or directory)")
     recipe.write_text(SMALL.replace("vocab_size", "vocab_siz"))
     fails(run("describe", recipe), f"{recipe}: unknown key 'model.vocab_siz'; did you mean 'vocab_size'?")

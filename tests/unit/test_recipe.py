@@ -2,8 +2,9 @@
 
 import pytest
 
+from nutshell.config.catalog import installed_recipes
 from nutshell.errors import RecipeError
-from nutshell.recipe import installed_recipes, resolve
+from nutshell.recipe import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +34,19 @@ def test_a_folder_called_like_a_file_is_named(here):
 
 
 def test_a_path_is_not_looked_up_among_the_installed_recipes():
-    with pytest.raises(RecipeError, match=r"^no recipe '\./demo'; installed: demo"):
+    with pytest.raises(RecipeError, match=r"^no recipe '\./demo'; did you mean 'demo'\?"):
         resolve("./demo")
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [("demmo", "did you mean 'demo'? "), ("study855-app", "did you mean 'study855-ap'? "), ("qqq", "")],
+)
+def test_a_name_that_is_not_there_is_one_line_however_many_recipes_are(name, guess):
+    with pytest.raises(RecipeError) as caught:
+        resolve(name)
+    ending = "'nutshell recipes' lists those installed; or give the path of a .toml file"
+    assert str(caught.value) == f"no recipe '{name}'; {guess}{ending}"
 
 
 @pytest.mark.parametrize("name", ["mine", "mine.toml"])
