@@ -1,0 +1,149 @@
+"""What the published systems counted and tabulated holds for their recipes: parameters, virtual layers, skips, curves.
+
+All numbers are written out from shared/spec; the specifications name the logs that they are from.
+"""
+
+from importlib import resources
+
+import pytest
+import torch
+
+from nutshell.model.accounting import count_params
+from nutshell.model.depth import DepthSchedule, VirtualLayer
+from nutshell.model.lm import LM
+from nutshell.model.seams import of_visit
+from nutshell.model.techniques.layer_scale import LayerScale
+from nutshell.model.techniques.value_embedding import ValueEmbedding
+from nutshell.model.techniques.xsa import XSA
+from nutshell.recipe import resolve
+
+PARAMS = {
+    "baseline": 17_059_912,
+    "share3x9": 6_037_528,
+    "share3x12-640": 8_531_230,
+    "share-run-g": 22_368_841,
+    "recur45": 26_998_380,
+}
+
+# Steps of each run of the study, and its parameters (recurrence-study-855.md 1.4 and 2).
+STUDY = {
+    "ap": (2_000, 15_222_848),
+    "bp": (2_000, 7_872_544),
+}
+
+# Counts that the specifications give for a changed setting of a recipe.
+WIDE_MLP = "model.mlp.mlp_dim=1536"
+CHANGED = {
+    "167, 9 blocks, mlp x3": ("baseline", [WIDE_MLP], 21_778_504),
+    "167, 3 blocks, mlp x3": ("share3x9", [WIDE_MLP], 7_610_392),
+    "167, 3 blocks, 768 wide": (
+        "share3x12-640",
+        ["model.model_dim=768", "model.attention.num_heads=12", "model.attention.num_kv_heads=4", WIDE_MLP],
+        12_596_772,
+    ),
+    "167, 10 blocks": ("share-run-g", ["model.depth.schedule=0-9"], 24_730_705),
+    "167, 11 blocks, low-rank q": (
+        "share-run-g",
+        [
+            "model.depth.schedule=0-10",
+            "model.inputs.0.buckets=10240",
+            'model.attention.q={ kind = "low_rank", rank = 192 }',
+        ],
+        27_157_593,
+    ),
+    "686, block 5 alone": ("recur45", ["model.depth.schedule=0-5 5 6-10"], 26_996_324),
+    "549": ("recur45", ["model.depth.schedule=0-10", "model.inputs.0.buckets=1536"], 26_928_220),
+    "686, 12 blocks": ("recur45", ["model.depth.schedule=0-11"], 29_355_620),
+    "686, 576 wide": (
+        "recur45",
+        ["model.depth.schedule=0-10", "model.model_dim=576", "model.mlp.mlp_dim=1728"],
+        33_968_348,
+    ),
+}
+
+
+def counts(name, overrides=()):
+    """Count the parameters of a recipe's model from the configuration, and of the model as it is built."""
+    recipe = resolve(name, overrides).recipe
+    with torch.device("meta"):
+        model = LM(recipe.model, recipe.schedules)
+    return count_params(recipe.model, recipe.schedules), sum(value.numel() for value in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "published"), PARAMS.items())
+def test_parameters(name, published):
+    assert counts(name) == (published, published)
+    assert f"{published:,}" in header(name)
+
+
+@pytest.mark.parametrize("run", STUDY)
+def test_parameters_of_the_study(run):
+    _, published = STUDY[run]
+    assert counts(f"study855-{run}") == (published, published)
+    assert f"{published:,}" in header(f"study855-{run}")
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_parameters_of_a_changed_recipe(case):
+    name, overrides, published = CHANGED[case]
+    assert counts(name, overrides) == (published, published)
+
+
+def header(name):
+    text = (resources.files("nutshell") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    return text.partition("\n\n")[0]
+
+
+@pytest.mark.parametrize("run", STUDY)
+def test_curves_of_the_study(run):
+    # 500 steps of rising momentum and 1,200 of falling rates, whatever a run's steps were.
+    steps, _ = STUDY[run]
+    optim = resolve(f"study855-{run}").recipe.optim
+    assert optim.momentum_warmup_frac == round(500 / steps, 3)
+    assert optim.warmdown_frac == round(1_200 / steps, 3)
+
+
+# recur45-686.md 1.3: virtual layer, block, part, layer scale, source and row of the skip that it receives, value
+# embedding, XSA.
+RECUR45 = [
+    (0, 0, "enc", 1.0000, None, None, "", ""),
+    (1, 1, "enc", 0.7071, None, None, "", ""),
+    (2, 2, "enc", 0.5774, None, None, "", ""),
+    (3, 3, "enc", 0.5000, None, None, "", ""),
+    (4, 4, "enc", 0.4472, None, None, "", ""),
+    (5, 5, "enc", 0.4082, None, None, "", ""),
+    (6, 4, "dec", 0.3780, 5, 0, "", ""),
+    (7, 5, "dec", 0.3536, 4, 1, "", ""),
+    (8, 6, "dec", 0.3333, 3, 2, "", ""),
+    (9, 7, "dec", 0.3162, 2, 3, "VE", "XSA"),
+    (10, 8, "dec", 0.3015, 1, 4, "VE", "XSA"),
+    (11, 9, "dec", 0.2887, 0, 5, "", "XSA"),
+    (12, 10, "dec", 0.2774, None, None, "", "XSA"),
+]
+
+
+def test_the_virtual_layers_of_recur45():
+    recipe = resolve("recur45").recipe
+    schedule = recipe.final_schedule
+    with torch.device("meta"):
+        model = LM(recipe.model, recipe.schedules)
+    assert [describe_layer(model, schedule, visit) for visit in schedule.visits] == RECUR45
+
+
+def describe_layer(model: LM, schedule: DepthSchedule, visit: VirtualLayer) -> tuple:
+    """Read a row of the table off the modules that the model runs at a virtual layer."""
+    block = model.blocks[visit.block]
+    attention = of_visit(block.attentions, visit)
+    (scale,) = [part for part in block.modulate_input if isinstance(part, LayerScale)]
+    factor = scale(torch.ones(1, 1, 1), "mlp", visit, None).item()
+    skip = next(iter(schedule.skips_into(visit)), None)
+    return (
+        visit.index,
+        visit.block,
+        "enc" if visit.index < len(schedule.skips) else "dec",
+        round(factor, 4),
+        skip.source.index if skip else None,
+        int(skip.key.removeprefix("pop_")) if skip else None,
+        "VE" if any(isinstance(part, ValueEmbedding) for part in attention.values) else "",
+        "XSA" if any(isinstance(part, XSA) for part in attention.heads) else "",
+    )
