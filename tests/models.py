@@ -8,6 +8,7 @@ from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
 
 VOCAB = 61
+BOS = 1
 ATTENTION = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "rotary": {"dims": 4}}
 DEPTH = {"schedule": "0 (1-2)x2 3", "skips": "mirror"}
 SMALL = {
@@ -25,6 +26,7 @@ TECHNIQUES = {
         "inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6, "zero": "projection"}]
     },
     "smear_gate": {"inputs": [{"kind": "smear_gate"}]},
+    "smear_gate across documents": {"inputs": [{"kind": "smear_gate", "mask_bos": False}]},
     "smear_gate by token": {"inputs": [{"kind": "smear_gate", "form": "token", "width": 5}]},
     "layer_scale": {"modulate": [{"kind": "layer_scale"}]},
     "xsa": {"heads": [{"kind": "xsa"}]},
@@ -101,6 +103,19 @@ def build_model(config: ModelConfig, *, seed: int = 0, noise: float = 0.1) -> tu
     return model, schedule
 
 
+def within_documents(case: str) -> ModelConfig:
+    """Decode a case's config with attention kept inside documents."""
+    attention = {**ATTENTION, **CASES[case].get("attention", {}), "within_documents": True}
+    return model_config(**{**CASES[case], "attention": attention})
+
+
 def tokens(batch: int, length: int, *, seed: int = 0) -> torch.Tensor:
     """Draw tokens, int64 [B T]."""
     return torch.randint(VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def document(length: int, *, seed: int = 0) -> torch.Tensor:
+    """Draw one document's tokens, a BOS and others, int64 [T]."""
+    drawn = torch.randint(BOS + 1, VOCAB, (length,), generator=torch.Generator().manual_seed(seed))
+    drawn[0] = BOS
+    return drawn

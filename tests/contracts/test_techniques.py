@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from models import ALL_TOGETHER, CASES, TECHNIQUES, VOCAB, build_model, model_config, tokens
+from models import (
+    ALL_TOGETHER,
+    BOS,
+    CASES,
+    TECHNIQUES,
+    VOCAB,
+    build_model,
+    document,
+    model_config,
+    tokens,
+    within_documents,
+)
 from nutshell.model import entry, residual, skips, techniques
 from nutshell.model.accounting import count_params
 from nutshell.model.lm import LM
@@ -15,6 +26,7 @@ from nutshell.nn.matrices import MatrixConfig
 from nutshell.nn.params import ROLES, ParamTable
 
 cases = pytest.mark.parametrize("case", CASES)
+ACROSS_DOCUMENTS = ("smear_gate across documents",)
 IDENTITY_AT_INIT = (
     "x0_mix",
     "x0_mix by visit",
@@ -73,6 +85,45 @@ def test_no_token_sees_a_later_one(case):
     assert difference[1].max() == 0.0, "a row of the batch sees another"
     assert difference[0, 7].max() > 0.0
     assert difference[0, 8:].max() > 0.0, "attention carries nothing forward"
+
+
+@cases
+def test_no_document_sees_another(case):
+    model, schedule = build_model(within_documents(case))
+    row = torch.cat([document(5)[1:], document(1), document(6, seed=1), document(4, seed=2)])  # begins in mid-document
+    clean = row.repeat(len(row), 1)
+    flipped = clean.clone()
+    flipped.fill_diagonal_(VOCAB - 1)  # row t has another token at t, unless a document begins there
+    flipped[clean == BOS] = BOS
+    with torch.no_grad():
+        difference = (model(clean, schedule) - model(flipped, schedule)).abs().amax(dim=-1)
+    number, position = (row == BOS).cumsum(dim=0), torch.arange(len(row))
+    later_documents = number > number[:, None]
+    own_document = (number == number[:, None]) & (position > position[:, None])
+    assert difference[own_document].max() > 0.0
+    if case in ACROSS_DOCUMENTS:
+        assert difference[later_documents].max() > 0.0
+    else:
+        assert difference[later_documents].max() == 0.0
+
+
+@cases
+def test_a_document_behind_another_reads_as_alone_also_through_the_cache(case):
+    model, schedule = build_model(within_documents(case))
+    first, second = document(5)[1:], document(7, seed=1)
+    packed = torch.cat([first, second])[None]
+    cache = KVCache(capacity=11)
+    with torch.no_grad():
+        alone = model(second[None], schedule)
+        behind = model(packed, schedule)[:, 4:]
+        pieces = [model(packed[:, :3], schedule, cache=cache), model(packed[:, 3:6], schedule, cache=cache)]
+        pieces += [model(packed[:, t : t + 1], schedule, cache=cache) for t in range(6, 11)]
+    stepped = torch.cat(pieces, dim=1)[:, 4:]
+    torch.testing.assert_close(stepped, behind, atol=2e-5, rtol=1e-5)
+    if case in ACROSS_DOCUMENTS:
+        assert (behind - alone).abs().max() > 1e-3
+    else:
+        torch.testing.assert_close(behind, alone, atol=2e-5, rtol=1e-5)
 
 
 @cases

@@ -8,11 +8,13 @@ import torch
 from models import build_model, model_config
 from nutshell.model.attention import Attention
 from nutshell.model.seams import Stream
+from nutshell.nn.cache import DocumentIds, KVCache
 from nutshell.nn.kernels.attend import attend
 from nutshell.nn.rotary import Rotary
 
 
-def naive_attend(q, k, v):
+def naive_attend(q, k, v, documents=None):
+    """Loops over queries, heads and keys; `documents` numbers the document of each of the S positions, [B S]."""
     batch, num_new, num_heads, head_dim = q.shape
     num_all, num_kv = k.shape[1:3]
     out = torch.zeros(q.shape, dtype=torch.float64)
@@ -21,9 +23,10 @@ def naive_attend(q, k, v):
             for h in range(num_heads):
                 kv = h // (num_heads // num_kv)
                 seen = num_all - num_new + t + 1
-                logits = [sum(q[b, t, h, e] * k[b, s, kv, e] for e in range(head_dim)) for s in range(seen)]
+                own = [s for s in range(seen) if documents is None or documents[b][s] == documents[b][seen - 1]]
+                logits = [sum(q[b, t, h, e] * k[b, s, kv, e] for e in range(head_dim)) for s in own]
                 weights = [math.exp(logit / math.sqrt(head_dim)) for logit in logits]
-                for s, weight in enumerate(weights):
+                for s, weight in zip(own, weights, strict=True):
                     out[b, t, h] += weight / sum(weights) * v[b, s, kv].double()
     return out
 
@@ -35,6 +38,33 @@ def test_attend_is_grouped_causal_attention(kind, num_new, num_all):
     q = torch.randn(2, num_new, 4, 6, generator=generator)
     k, v = (torch.randn(2, num_all, 2, 6, generator=generator) for _ in range(2))
     torch.testing.assert_close(attend(q, k, v, kind), naive_attend(q, k, v).float(), atol=1e-6, rtol=1e-5)
+
+
+# Three documents, one of a single token; the second row begins with a BOS, the first in mid-document.
+NUMBERS = [[0, 0, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 2, 2]]
+
+
+@pytest.mark.parametrize("kind", ["fused", "products"])
+@pytest.mark.parametrize("num_new", [7, 3, 1])
+def test_attend_within_documents(kind, num_new):
+    generator = torch.Generator().manual_seed(num_new)
+    q = torch.randn(2, num_new, 4, 6, generator=generator)
+    k, v = (torch.randn(2, 7, 2, 6, generator=generator) for _ in range(2))
+    numbers = torch.tensor(NUMBERS)
+    documents = DocumentIds(numbers[:, -num_new:], numbers)
+    expected = naive_attend(q, k, v, NUMBERS).float()
+    torch.testing.assert_close(attend(q, k, v, kind, documents), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_documents_are_numbered_on_from_what_the_cache_has_seen():
+    starts = torch.tensor([[0, 0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 1, 0, 0]]).bool()
+    cache = KVCache(capacity=7)
+    for start, stop in ((0, 3), (3, 4), (4, 7)):
+        documents = cache.extend_documents(starts[:, start:stop])
+        assert documents.all.tolist() == [row[:stop] for row in NUMBERS]
+        assert documents.new.tolist() == [row[start:stop] for row in NUMBERS]
+    cache.keep(torch.tensor([1]))
+    assert cache.extend_documents(torch.tensor([[True]])).all.tolist() == [[*NUMBERS[1], 3]]
 
 
 def stream_of(tokens, rotary):
