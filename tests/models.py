@@ -49,6 +49,16 @@ TECHNIQUES = {
     "sequential": {"residual": {"kind": "sequential"}},
     "x0_mix": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix"}]}},
     "x0_mix by visit": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix", "per": "visit"}]}},
+    # In the first virtual layer, which is block 0's, the stream is still x0, and Birkhoff mixing does nothing.
+    "birkhoff": {"residual": {"kind": "sequential", "entry": [{"kind": "birkhoff", "blocks": "1-3"}]}},
+    "birkhoff by visit": {
+        "residual": {
+            "kind": "sequential",
+            "entry": [{"kind": "birkhoff", "init_logit": 2.0, "per": "visit", "blocks": "1-3"}],
+        }
+    },
+    "depth_embedding": {"residual": {"kind": "sequential", "entry": [{"kind": "depth_embedding"}, {"kind": "x0_mix"}]}},
+    "depth_sinusoid": {"residual": {"kind": "sequential", "entry": [{"kind": "depth_sinusoid"}]}},
     "add_skip": {"depth": {**DEPTH, "skips": "stack", "join": {"kind": "add_skip"}}},
     "gated_skip": {"depth": {**DEPTH, "join": {"kind": "gated_skip"}}},
     "untied mlp": {"depth": {**DEPTH, "untied": "mlp"}},
@@ -80,7 +90,15 @@ ALL_TOGETHER = {
     "values": [{"kind": "value_embedding", "dim": 6}, {"kind": "value_residual"}],
     "heads": [{"kind": "xsa"}, {"kind": "attention_gate", "inputs": 5}],
     "logits": [{"kind": "softcap", "cap": 3.0}],
-    "residual": {"kind": "sequential", "entry": [{"kind": "x0_mix"}]},
+    "residual": {
+        "kind": "sequential",
+        "entry": [
+            {"kind": "depth_embedding"},
+            {"kind": "x0_mix"},
+            {"kind": "birkhoff", "init_logit": 2.0},
+            {"kind": "depth_sinusoid"},
+        ],
+    },
     "mlp": {"kind": "leaky_relu2", "mlp_dim": 40},
 }
 CASES = {**TECHNIQUES, "all together": ALL_TOGETHER}

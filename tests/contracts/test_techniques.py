@@ -30,6 +30,7 @@ ACROSS_DOCUMENTS = ("smear_gate across documents",)
 IDENTITY_AT_INIT = (
     "x0_mix",
     "x0_mix by visit",
+    "depth_embedding",
     "branch_scale",
     "branch_scale by visit",
     "film",

@@ -1,5 +1,8 @@
 """The kind table of what acts on the stream as a visit begins; one line adds one."""
 
+from nutshell.model.entry.birkhoff import BirkhoffConfig
+from nutshell.model.entry.depth_embedding import DepthEmbeddingConfig
+from nutshell.model.entry.depth_sinusoid import DepthSinusoidConfig
 from nutshell.model.entry.x0_mix import X0MixConfig
 
-EntryConfig = X0MixConfig
+EntryConfig = BirkhoffConfig | DepthEmbeddingConfig | DepthSinusoidConfig | X0MixConfig

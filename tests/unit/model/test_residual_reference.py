@@ -1,0 +1,210 @@
+"""Residual rules, entries and skips against float64 loops over a schedule with repeats, written out visit by visit.
+
+The branches are stand-ins, for each block a fixed matrix and tanh: what is under test is what happens to the stream
+around them. The trunk runs in float64, so that only what is computed in fp32 on purpose differs.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import DEPTH, build_model, model_config, tokens
+from nutshell.errors import RecipeError
+from nutshell.model.depth import VirtualLayer
+from nutshell.model.entry.depth_sinusoid import DepthSinusoid
+
+BLOCKS = [0, 1, 2, 1, 2, 3]
+VISITS_OF = Counter(BLOCKS)
+RULES = {"sequential": {"kind": "sequential"}}
+ENTRIES = {
+    "none": [],
+    "x0_mix": [{"kind": "x0_mix"}],
+    "x0_mix by visit": [{"kind": "x0_mix", "per": "visit"}],
+    "birkhoff": [{"kind": "birkhoff"}],
+    "birkhoff by visit": [{"kind": "birkhoff", "init_logit": -1.0, "per": "visit"}],
+    "depth_embedding": [{"kind": "depth_embedding"}],
+    "depth_sinusoid": [{"kind": "depth_sinusoid", "base": 100.0}],
+    "repeat embeddings, as in 167": [{"kind": "depth_embedding"}, {"kind": "x0_mix"}],
+    "depth codes, as in 855": [{"kind": "birkhoff"}, {"kind": "depth_sinusoid"}],
+    "in some blocks": [{"kind": "birkhoff", "blocks": "1 3"}],
+}
+# Target to source, and the name of the weights.
+SKIPS = {
+    "none": {},
+    "mirror": {4: (1, "1_0_to_2_1"), 5: (0, "0_0_to_3_0")},
+    "stack": {3: (2, "pop_0"), 4: (1, "pop_1"), 5: (0, "pop_2")},
+}
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+class StandIn(nn.Module):
+    """A block's residual step around branches that are known."""
+
+    def __init__(self, block, attention, mlp):
+        super().__init__()
+        self.residual = block.residual
+        self.attention, self.mlp = attention, mlp
+
+    def forward(self, state, visit, stream):
+        branches = (lambda x, m=matrix: torch.tanh(x @ torch.from_numpy(m)) for matrix in (self.attention, self.mlp))
+        return self.residual(state, visit, *branches, stream), None
+
+
+class Reference:
+    """The same walk over the visits, one numpy array [T D] a lane."""
+
+    def __init__(self, weights, matrices, rule, entry, x0):
+        self.weights, self.matrices, self.rule, self.kinds, self.x0 = weights, matrices, rule, entry, x0
+
+    def run(self, blocks, skips, join):
+        lanes, saved, seen = [self.x0], [], Counter()
+        for index, block in enumerate(blocks):
+            if index in skips:
+                source, key = skips[index]
+                lanes[0] = self.joined(join, key, lanes[0], saved[source])
+            visit = (index, block, min(seen[block], VISITS_OF[block] - 1))
+            lanes = getattr(self, self.rule["kind"])(lanes, *visit)
+            saved.append(lanes[0])
+            seen[block] += 1
+        return self.read_out(lanes)
+
+    def joined(self, join, key, x, skip):
+        scaled = self.weights[f"skips.{key}.scale"] * skip
+        if join == "add_skip":
+            return x + scaled
+        keep = sigmoid(self.weights[f"skips.{key}.gate"])
+        return (1 - keep) * scaled + keep * x
+
+    def read_out(self, lanes):
+        (x,) = lanes
+        return x
+
+    def attention(self, block, x):
+        return np.tanh(x @ self.matrices[block][0])
+
+    def mlp(self, block, x):
+        return np.tanh(x @ self.matrices[block][1])
+
+    def entered(self, x, index, block, iteration):
+        place = 0
+        for kind in self.kinds:
+            if str(block) not in kind.get("blocks", "0 1 2 3"):
+                continue
+            prefix, row = f"blocks.{block}.residual.entry.{place}", iteration if kind.get("per") == "visit" else 0
+            place += 1
+            match kind["kind"]:
+                case "x0_mix":
+                    own, first = (self.weights[f"{prefix}.{name}_scale.{row}"] for name in ("stream", "input"))
+                    x = own * x + first * self.x0
+                case "birkhoff":
+                    keep = sigmoid(self.weights[f"{prefix}.gate.{row}"])
+                    x = keep * x + (1 - keep) * self.x0
+                case "depth_embedding":
+                    x = x + self.weights[f"{prefix}.rows.{iteration}"]
+                case "depth_sinusoid":
+                    base, dim = kind.get("base", 10_000.0), x.shape[-1]
+                    x = x + np.array([np.sin(index / base ** (i / dim)) for i in range(dim)])
+        return x
+
+    def sequential(self, lanes, index, block, iteration):
+        (x,) = lanes
+        u = self.entered(x, index, block, iteration)
+        h = u + self.attention(block, u)
+        return [h + self.mlp(block, h)]
+
+
+def compared(rule, entry, skips="none", join="add_skip", *, more_loops=0):
+    """Give what the trunk computes and what the reference computes, both [T D]."""
+    depth = {**DEPTH, "skips": skips, **({} if skips == "none" else {"join": {"kind": join}})}
+    model, schedule = build_model(model_config(depth=depth, residual={**rule, "entry": entry}), noise=0.3)
+    blocks, edges = BLOCKS, SKIPS[skips]
+    if more_loops:
+        blocks = [0, *[1, 2] * (2 + more_loops), 3]
+        edges = {target + 2 * more_loops * (target == 5): source for target, source in edges.items()}
+        schedule = schedule.extended(f"0 (1-2)x{2 + more_loops} 3")
+    rng = np.random.default_rng(0)
+    matrices = [tuple(rng.normal(0, 0.2, (2, 24, 24))) for _ in model.blocks]
+    weights = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
+    model.blocks = nn.ModuleList(StandIn(block, *pair) for block, pair in zip(model.blocks, matrices, strict=True))
+    with torch.no_grad():
+        stream = model.stream(tokens(1, 5), dtype=torch.float64, attend_kind="products")
+        found = model.trunk(stream, schedule)[0].numpy()
+    return found, Reference(weights, matrices, rule, entry, stream.x0[0].numpy()).run(blocks, edges, join)
+
+
+@pytest.mark.parametrize(
+    ("skips", "join"), [("none", "add_skip"), ("mirror", "add_skip"), ("mirror", "gated_skip"), ("stack", "gated_skip")]
+)
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_stream_is_that_of_the_formula(rule, entry, skips, join):
+    np.testing.assert_allclose(*compared(RULES[rule], ENTRIES[entry], skips, join), atol=2e-6)
+
+
+@pytest.mark.parametrize("entry", ["x0_mix by visit", "depth_embedding", "depth codes, as in 855"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_visit_beyond_the_trained_ones_goes_by_the_last_ones_weights(rule, entry):
+    np.testing.assert_allclose(*compared(RULES[rule], ENTRIES[entry], "mirror", "gated_skip", more_loops=2), atol=2e-6)
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("rule", RULES)
+def test_the_stream_keeps_its_precision(rule, entry):
+    depth = {**DEPTH, "join": {"kind": "gated_skip"}}
+    model, schedule = build_model(model_config(depth=depth, residual={**RULES[rule], "entry": ENTRIES[entry]}))
+    with torch.no_grad():
+        stream = model.stream(tokens(1, 5), dtype=torch.bfloat16, attend_kind="products")
+        assert model.trunk(stream, schedule).dtype == torch.bfloat16
+
+
+def test_birkhoff_starts_at_its_logit_and_depth_embeddings_at_zero():
+    entry = [{"kind": "birkhoff", "init_logit": 1.5, "per": "visit"}, {"kind": "depth_embedding"}]
+    model, _ = build_model(model_config(residual={"kind": "sequential", "entry": entry}), noise=0.0)
+    birkhoff, depth = model.blocks[1].residual.entry
+    assert [row.unique().tolist() for row in birkhoff.gate] == [[1.5], [1.5]]
+    assert [row.abs().max().item() for row in depth.rows] == [0.0, 0.0]
+
+
+def test_the_published_depth_codes():
+    """Their sizes at width 512, by section 1.4 of the study's specification."""
+    codes = {v: DepthSinusoid(10_000.0)(torch.zeros(1, 1, 512), VirtualLayer(v, 0, 0), None) for v in (0, 1, 4, 13)}
+    sizes = {v: round(code.square().mean().sqrt().item(), 2) for v, code in codes.items()}
+    assert sizes == {0: 0.0, 1: 0.22, 4: 0.37, 13: 0.45}
+
+
+def test_a_depth_sinusoid_says_that_it_does_nothing_in_the_first_virtual_layer():
+    config = model_config(residual={"kind": "sequential", "entry": [{"kind": "depth_sinusoid", "blocks": "0-1"}]})
+    (kind,) = config.residual.entry
+    schedule = config.depth.parse()
+    places = config.places([schedule])
+    assert [kind.acts_at(places[visit.block], visit) for visit in schedule.visits] == [
+        False,
+        True,
+        False,
+        True,
+        *[False] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("residual", "message"),
+    [
+        (
+            {"kind": "sequential", "entry": [{"kind": "birkhoff", "init_logit": float("inf")}]},
+            "must be finite, got inf",
+        ),
+        ({"kind": "sequential", "entry": [{"kind": "depth_sinusoid", "base": 1.0}]}, "base must be above 1, got 1.0"),
+        ({"kind": "sequential", "entry": [{"kind": "depth_embedding", "blocks": "4"}]}, "the model has 4"),
+        ({"kind": "sequential", "entry": [{"kind": "birkhoff"}] * 2}, "'birkhoff' is listed twice"),
+    ],
+)
+def test_what_cannot_act_is_refused_when_the_recipe_is_read(residual, message):
+    with pytest.raises(RecipeError) as caught:
+        model_config(residual=residual)
+    assert message in str(caught.value)
