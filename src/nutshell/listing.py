@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nutshell.config.catalog import installed_recipes
-from nutshell.report.tables import recipes_view
+from nutshell.report.recipe_tables import recipes_view
 from nutshell.report.terminal import Terminal
 
 

@@ -1,5 +1,6 @@
-"""Recipes as people read them in a terminal: what one describes, or how two differ."""
+"""Recipes as people read them in a terminal: which there are, what one describes, or how two differ."""
 
+import itertools
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -13,6 +14,21 @@ from nutshell.report.stored import Active, Description, PlannedPhase, VirtualLay
 
 # What acts in a virtual layer, in the order of a table's columns.
 _SEAMS = ("residual", "entry", "modulate", "values", "heads")
+
+
+def recipes_view(recipes: Mapping[str, str]) -> RenderableType:
+    """The installed recipes and their claims, with a line between families: names that begin with another word."""
+    table = new_facts({})
+    for _, family in itertools.groupby(recipes.items(), key=_family):
+        if table.row_count:
+            table.add_row()
+        for name, about in family:
+            table.add_row(safe_text(name, "label"), safe_text(about))
+    return table
+
+
+def _family(recipe: tuple[str, str]) -> str:
+    return "".join(itertools.takewhile(str.isalpha, recipe[0]))
 
 
 def describe_view(description: Mapping[str, Any]) -> RenderableType:

@@ -116,11 +116,6 @@ def manifest_view(manifest: Mapping[str, Any]) -> RenderableType:
     return table
 
 
-def recipes_view(recipes: Mapping[str, str]) -> RenderableType:
-    """The installed recipes and their claims."""
-    return new_facts(recipes)
-
-
 def _answer(run: Summary) -> Text:
     if run.bpb is None:
         return Text("not scored", "unsure")

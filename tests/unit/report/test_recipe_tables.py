@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from nutshell.report.recipe_tables import describe_view
+from nutshell.report.recipe_tables import describe_view, recipes_view
 from nutshell.report.stored import Description
 from nutshell.report.terminal import THEME
 
@@ -13,6 +13,13 @@ def lines_of(view, width=120):
     console = Console(file=io.StringIO(), theme=THEME, width=width, markup=False)
     console.print(view, crop=False)
     return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+
+
+def test_recipes_stand_by_family():
+    names = ["base", "base-cpu", "share-run", "share2", "sp81-loop", "study8-a"]
+    lines = lines_of(recipes_view({name: f"claim of {name}" for name in names}))
+    told = [f"{name} claim of {name}" for name in names]
+    assert lines == [*told[:2], "", *told[2:4], "", told[4], "", told[5]]
 
 
 @pytest.fixture
