@@ -68,6 +68,8 @@ def _load(container: Container) -> Loaded:
         raise ArtifactError(f"its recipe or tokenizer cannot be used ({error})") from error
     if tokenizer.vocab_size != recipe.model.vocab_size:
         raise ArtifactError(f"its tokenizer has {tokenizer.vocab_size} tokens, its recipe {recipe.model.vocab_size}")
+    if tokenizer.bos_id != recipe.model.bos_id:
+        raise ArtifactError(f"its tokenizer's BOS is token {tokenizer.bos_id}, its recipe's {recipe.model.bos_id}")
     with torch.device("meta"):
         model = LM(recipe.model, [schedule])
     used = {("recipe", "recipe"), ("tokenizer", "tokenizer")}

@@ -37,7 +37,7 @@ class Training:
         seed: of initial weights and data order.
 
     Raises:
-        DataError: the data's vocabulary is not the recipe's.
+        DataError: the data's vocabulary or BOS is not the recipe's.
     """
 
     def __init__(self, resolved: Resolved, dataset: Dataset, run_dir: Path, *, seed: int) -> None:
@@ -46,6 +46,12 @@ class Training:
             raise DataError(
                 f"{dataset.folder}: its tokenizer has {dataset.tokenizer.vocab_size} tokens, the recipe {vocab_size}; "
                 f"build the data with --vocab {vocab_size}"
+            )
+        bos_id = resolved.recipe.model.bos_id
+        if dataset.tokenizer.bos_id != bos_id:
+            raise DataError(
+                f"{dataset.folder}: its tokenizer's BOS is token {dataset.tokenizer.bos_id}, the recipe's {bos_id}; "
+                f"set model.bos_id = {dataset.tokenizer.bos_id}"
             )
         self._resolved, self._dataset, self.run_dir = resolved, dataset, run_dir
         self._compute = Compute.choose(resolved.recipe.train)

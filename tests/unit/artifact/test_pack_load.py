@@ -171,6 +171,19 @@ def test_a_recipe_that_cannot_be_built_is_an_artifact_error(tokenizer):
             load(pack(broken, rules(FITTED), rate_bits=4.0).content)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": VOCAB + 1}, "^here: its tokenizer has 300 tokens, its recipe 301$"),
+        ({"bos_id": 2}, "^here: its tokenizer's BOS is token 1, its recipe's 2$"),
+    ],
+)
+def test_a_tokenizer_that_is_not_its_recipes_is_refused(tokenizer, changes, message):
+    whole, *_ = contents(tokenizer, changes)
+    with pytest.raises(ArtifactError, match=message):
+        load(pack(whole, rules(FITTED), rate_bits=4.0).content, where="here")
+
+
 def test_stepping_through_the_cache_is_scoring_in_windows(tokenizer):
     whole, *_ = contents(tokenizer)
     loaded = load(pack(whole, rules(FITTED), rate_bits=5.0).content)
