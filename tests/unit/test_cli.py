@@ -136,7 +136,7 @@ def test_training_refuses_data_that_does_not_fit(run, recipe, data, tmp_path):
     recipe.write_text(SMALL.replace("vocab_size = 300", "vocab_size = 301"))
     fails(run("train", recipe, "--data", data, "--out", tmp_path / "o"), "its tokenizer has 300 tokens, the recipe 301")
     recipe.write_text(SMALL.replace("vocab_size = 300", "vocab_size = 300\nbos_id = 2"))
-    fails(run("train", recipe, "--data", data, "--out", tmp_path / "o"), "BOS is token 1, the recipe's 2; set model.bos")
+    fails(run("train", recipe, "--data", data, "--out", tmp_path / "o"), "BOS is token 1, the recipe's 2; set model.")
     recipe.write_text(SMALL.replace("seq_len = 16", "seq_len = 1000000"))
     fails(run("train", recipe, "--data", data, "--out", tmp_path / "o"), "too few for one window")
 
