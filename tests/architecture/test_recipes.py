@@ -29,6 +29,12 @@ def test_it_introduces_itself(name):
     assert dict(installed_recipes())[name]
 
 
+def test_no_two_introduce_themselves_alike():
+    # One that says nothing of its own would have its base's words.
+    claims = [about for _, about in installed_recipes()]
+    assert len(set(claims)) == len(claims)
+
+
 @recipes
 def test_its_resolved_form_is_the_same_recipe(name):
     resolved = resolve(name)
@@ -43,6 +49,7 @@ def test_it_is_described_within_its_budget(name):
     description = describe(resolved)
     assert 0 < description["predicted_artifact_bytes"] <= resolved.recipe.pack.budget_bytes
     assert len(description["virtual_layers"]) == resolved.recipe.final_schedule.num_layers
+    assert sum(description["params_by_role"].values()) == description["num_params"]  # as built, and as counted
 
 
 @recipes

@@ -25,10 +25,30 @@ PARAMS = {
     "recur45": 26_998_380,
 }
 
-# Steps of each run of the study, and its parameters (recurrence-study-855.md 1.4 and 2).
+# Steps of each run of the study, and its parameters (recurrence-study-855.md 1.4 and 2). M crashed at its second step;
+# its recipe has the curves of K.
 STUDY = {
     "ap": (2_000, 15_222_848),
     "bp": (2_000, 7_872_544),
+    "c": (2_000, 7_870_496),
+    "cp": (2_000, 7_870_496),
+    "d": (2_000, 7_878_688),
+    "e": (2_000, 9_715_240),
+    "f": (2_000, 7_878_688),
+    "g": (17_346, 9_707_048),
+    "h": (14_313, 11_543_600),
+    "i": (14_313, 11_553_840),
+    "j": (10_461, 11_543_600),
+    "k": (10_122, 11_557_936),
+    "l": (14_085, 15_750_192),
+    "m": (10_122, 19_950_640),
+    "n": (14_125, 11_564_080),
+    "o": (10_313, 11_572_272),
+    "p": (12_363, 11_577_392),
+    "q": (8_961, 11_591_728),
+    "r": (9_592, 11_579_440),
+    "s": (9_699, 11_584_560),
+    "t": (10_195, 11_572_272),
 }
 
 # Counts that the specifications give for a changed setting of a recipe.
@@ -81,6 +101,12 @@ def test_parameters_of_the_study(run):
     _, published = STUDY[run]
     assert counts(f"study855-{run}") == (published, published)
     assert f"{published:,}" in header(f"study855-{run}")
+
+
+def test_parameters_without_the_dead_ones_of_the_laptop_model():
+    # The original keeps two scales and two mixes for each of its 2 blocks that those of its 6 visits replace.
+    published, dead = 1_452_296, 2 * 4 * 256
+    assert counts("share2x6-256") == (published - dead, published - dead)
 
 
 @pytest.mark.parametrize("case", CHANGED)
