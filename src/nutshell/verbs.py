@@ -127,7 +127,13 @@ def pack(run: Path, *, budget_bytes: int | None = None, json: Json = False) -> N
 
 
 def score(
-    artifact: Path, *, data: Path, stride: int | None = None, out: Path | None = None, json: Json = False
+    artifact: Path,
+    *,
+    data: Path,
+    stride: int | None = None,
+    schedule: str | None = None,
+    out: Path | None = None,
+    json: Json = False,
 ) -> None:
     """Score an artifact on a data set's validation text, beside xz, brotli and zstd.
 
@@ -135,12 +141,14 @@ def score(
         artifact: the .nut file.
         data: data set with the artifact's tokenizer.
         stride: targets by which windows advance; the recipe's unless given.
+        schedule: run the blocks in this order instead of the trained one, as in `--schedule "0-2 (3-5)x4 6-10"`; such a
+            score is an experiment and cannot be proved.
         out: write the score to this file instead of printing it.
         json: print the score as JSON.
     """
     terminal = Terminal(as_json=json)
     with terminal.stage("score", unit="tokens read") as advance:
-        result = score_artifact(artifact, data, stride=stride, progress=advance)
+        result = score_artifact(artifact, data, stride=stride, schedule=schedule, progress=advance)
     _deliver(result, score_view, out, terminal)
 
 

@@ -12,7 +12,7 @@ SURFACE = {
     "run": ("recipe data", "out seed set json"),
     "train": ("recipe data", "out seed resume set json"),
     "pack": ("run", "budget-bytes json"),
-    "score": ("artifact data", "stride out json"),
+    "score": ("artifact data", "stride schedule out json"),
     "prove": ("artifact", "data docs max-tokens claim out check json"),
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "report": ("run", ""),

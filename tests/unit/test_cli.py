@@ -204,6 +204,47 @@ def test_scores_are_checked_before_they_are_proved(run, trained, data, tmp_path)
     fails(run(*prove), "the score to prove is that of another artifact")
 
 
+LONGER = "0 (1)x3"
+
+
+def test_a_score_under_another_schedule_says_so(run, trained, data):
+    score = ("score", trained / "model.nut", "--data", data)
+    own = json.loads(run(*score, "--json")[1])
+    assert (own["schedule"], own["trained_schedule"]) == ("0-1", "0-1")
+    again = json.loads(run(*score, "--schedule", "0 1", "--json")[1])
+    timing = {"seconds": 0.0}
+    assert again | timing == own | timing
+    other = json.loads(run(*score, "--schedule", LONGER, "--json")[1])
+    assert (other["schedule"], other["trained_schedule"]) == (LONGER, "0-1")
+    assert other["total_nats"] != own["total_nats"]
+    assert other["artifact_sha256"] == own["artifact_sha256"]
+    assert "not the artifact's own score" in run(*score, "--schedule", LONGER)[1]
+    assert "own score" not in run(*score)[1]
+
+
+def test_a_schedule_that_the_artifact_cannot_run(run, trained, data):
+    score = ("score", trained / "model.nut", "--data", data, "--schedule")
+    fails(run(*score, "0-2"), "schedule '0-2' runs 3 blocks, the artifact has 2")
+    fails(run(*score, "1"), "blocks must be numbered 0 to P-1")
+    fails(run(*score, "0 (1"), "a group is written (blocks)xN")
+
+
+def test_a_score_under_another_schedule_is_neither_proved_nor_reported(run, recipe, data, tmp_path):
+    out = tmp_path / "out"
+    whole = ("run", recipe, "--data", data, "--out", out)
+    assert run(*whole)[0] == 0
+    artifact, claim_path = out / "model.nut", out / "score.json"
+    summary = read_json(out / "summary.json")
+    other = ("score", artifact, "--data", data, "--schedule", LONGER, "--out", claim_path)
+    assert run(*other)[0] == 0
+    outcome = run("prove", artifact, "--data", data, "--claim", claim_path)
+    fails(outcome, f"{artifact}: the score to prove ran '{LONGER}', the artifact runs '0-1'; score it without")
+    assert read_json(claim_path)["bpb"] != summary["bpb"]
+    assert run(*whole)[0] == 0  # the run's own score is made again
+    assert read_json(claim_path)["schedule"] == "0-1"
+    assert read_json(out / "summary.json")["bpb"] == summary["bpb"]
+
+
 @pytest.fixture
 def proof(run, trained, data):
     """A stored proof, whose data set is not needed to check it."""

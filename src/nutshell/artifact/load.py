@@ -1,7 +1,7 @@
 """Bytes to a model that scores and generates; nothing outside the artifact is read."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import torch
@@ -9,7 +9,7 @@ import torch
 from nutshell.artifact.container import Container, unpack_container
 from nutshell.codec.planes import CodePlanes
 from nutshell.data.tokenizer import Tokenizer
-from nutshell.errors import ArtifactError, NutshellError
+from nutshell.errors import ArtifactError, NutshellError, RecipeError
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
@@ -43,6 +43,24 @@ class Loaded:
     context: int
     stride: int
     recipe: str
+
+    def under(self, text: str) -> "Loaded":
+        """Give the same model by another schedule of its blocks, with the trained skips whose two ends it visits.
+
+        A visit beyond the trained ones has the weights of its block's last trained visit.
+
+        Raises:
+            RecipeError: not a schedule, or not one that this model can run.
+        """
+        schedule = self.schedule.extended(text)
+        num_blocks = self.model.config.dims.num_blocks
+        if schedule.num_blocks > num_blocks:
+            raise RecipeError(f"schedule '{text}' runs {schedule.num_blocks} blocks, the artifact has {num_blocks}")
+        try:
+            self.model.config.residual.check(tuple(visit.block for visit in schedule.visits))
+        except ValueError as error:
+            raise RecipeError(f"schedule '{text}' does not fit the artifact: {error}") from error
+        return self if schedule.visits == self.schedule.visits else replace(self, schedule=schedule)
 
 
 def load(content: bytes, *, where: str = "artifact") -> Loaded:

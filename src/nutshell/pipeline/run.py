@@ -139,7 +139,9 @@ def _is_packed(run_dir: Path, budget_bytes: int) -> bool:
 
 def _score_in_fresh_process(run_dir: Path, data_dir: Path, terminal: Terminal) -> None:
     artifact, result = run_dir / store.ARTIFACT, run_dir / store.SCORE
-    if not _find_result(result, artifact).keys() >= set(SCORE_KEYS):  # an older version scored less
+    found = _find_result(result, artifact)
+    is_whole = found.keys() >= set(SCORE_KEYS)  # an older version scored less
+    if not is_whole or found.get("schedule") != found.get("trained_schedule"):
         _run_verb(terminal, "score", str(artifact), "--data", str(data_dir), "--out", str(result))
 
 

@@ -29,14 +29,21 @@ CHECKED = (
 )
 
 
-def score_artifact(artifact: Path, data_dir: Path, *, stride: int | None, progress: Progress) -> dict[str, Any]:
+def score_artifact(
+    artifact: Path, data_dir: Path, *, stride: int | None, schedule: str | None = None, progress: Progress
+) -> dict[str, Any]:
     """Score the whole validation text by document; other definitions and the compressors stand beside the score.
 
-    The stride is that of the artifact's own recipe unless given.
+    Stride and depth schedule are those of the artifact's own recipe unless given. Under another schedule the result is
+    an experiment with the artifact, not its score: it names both schedules, and `prove_artifact` refuses it.
+
+    Raises:
+        RecipeError: the artifact's model cannot run the schedule.
     """
     start = time.perf_counter()
     torch.set_num_threads(num_threads())
-    content, loaded = store.open_artifact(artifact)
+    content, trained = store.open_artifact(artifact)
+    loaded = trained if schedule is None else trained.under(schedule)
     dataset, documents = store.open_documents(data_dir, loaded)
     plan = WindowPlan(context=loaded.context, stride=loaded.stride if stride is None else stride)
     scores = score_every_way(ModelPredictor(loaded), documents, plan, progress=progress)
@@ -44,6 +51,8 @@ def score_artifact(artifact: Path, data_dir: Path, *, stride: int | None, progre
         **msgspec.to_builtins(scores.own),
         "disjoint_bpb": scores.disjoint.bpb,
         "stream_bpb": scores.stream.bpb,
+        "schedule": loaded.schedule.text,
+        "trained_schedule": trained.schedule.text,
         "compressors": compress_all(documents.text()),
         "artifact_bytes": len(content),
         "artifact_sha256": sha256_bytes(content),
@@ -69,6 +78,11 @@ def prove_artifact(
         score = score_documents(ModelPredictor(loaded), sample, plan)
     elif claim.get("artifact_sha256") != sha256_bytes(content):
         raise ArtifactError(f"{artifact}: the score to prove is that of another artifact; score this one first")
+    elif (ran := claim.get("schedule", loaded.schedule.text)) != loaded.schedule.text:
+        raise ArtifactError(
+            f"{artifact}: the score to prove ran '{ran}', the artifact runs '{loaded.schedule.text}'; "
+            "score it without --schedule first"
+        )
     else:
         try:
             score = msgspec.convert(claim, Score)

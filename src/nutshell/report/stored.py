@@ -50,6 +50,8 @@ class Score(msgspec.Struct, frozen=True):
     strategy: dict[str, Any]
     disjoint_bpb: float | None = None
     stream_bpb: float | None = None
+    schedule: str | None = None
+    trained_schedule: str | None = None
 
     @property
     def otherwise(self) -> dict[str, float]:

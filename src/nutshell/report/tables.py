@@ -57,6 +57,9 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
         }
     )
     parts: list[RenderableType] = [facts]
+    if scored.schedule != scored.trained_schedule:
+        says = f"run as '{scored.schedule}', trained as '{scored.trained_schedule}': not the artifact's own score"
+        parts.insert(0, safe_text(says, "unsure"))
     if scored.otherwise:
         table = new_table("the same artifact by other definitions, not this score", "bits/byte")
         for definition, bpb in scored.otherwise.items():

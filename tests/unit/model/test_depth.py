@@ -90,3 +90,44 @@ def test_an_edge_keeps_its_name_when_the_schedule_changes():
     flat = {skip.key for skip in DepthSchedule.parse("0-4", "mirror").skips}
     looped = {skip.key for skip in DepthSchedule.parse("0 (1-3)x2 4", "mirror").skips}
     assert "0_0_to_4_0" in flat & looped
+
+
+def edges(schedule):
+    return {(skip.source.index, skip.target.index): skip.key for skip in schedule.skips}
+
+
+@pytest.mark.parametrize("skips", ["none", "mirror", "stack", ((0, 7), (2, 5))])
+@pytest.mark.parametrize("text", ["0 (1-2)x3 3", "0 1 2 1 2 1 2 3"])
+def test_extending_a_schedule_by_nothing_changes_nothing(skips, text):
+    trained = DepthSchedule.parse("0 (1-2)x3 3", skips)
+    again = trained.extended(text)
+    assert (again.visits, again.skips, again.text) == (trained.visits, trained.skips, text)
+
+
+def test_more_loops_keep_the_trained_skips_and_give_the_new_visits_none():
+    trained = DepthSchedule.parse("0 (1-2)x2 3", "mirror")
+    assert edges(trained) == {(0, 5): "0_0_to_3_0", (1, 4): "1_0_to_2_1"}
+    longer = trained.extended("0 (1-2)x4 3")
+    assert longer.num_layers == 10
+    assert edges(longer) == {(0, 9): "0_0_to_3_0", (1, 4): "1_0_to_2_1"}
+
+
+def test_fewer_loops_lose_the_skips_of_the_visits_that_are_gone():
+    shorter = DepthSchedule.parse("0 (1-2)x2 3", "mirror").extended("0-3")
+    assert edges(shorter) == {(0, 3): "0_0_to_3_0"}
+
+
+def test_an_extended_stack_joins_the_trained_pairs_not_the_pairs_that_the_rule_would_make():
+    trained = DepthSchedule.parse("0-2 (3-5)x3 6-10", "stack")
+    assert edges(trained) == {(7 - pop, 8 + pop): f"pop_{pop}" for pop in range(8)}
+    longer = trained.extended("0-2 (3-5)x4 6-10")
+    assert edges(longer) == {
+        **{(7 - pop, 8 + pop): f"pop_{pop}" for pop in range(4)},  # both ends in the first three passes
+        **{(7 - pop, 11 + pop): f"pop_{pop}" for pop in range(4, 8)},  # into blocks 6 to 9, after the fourth
+    }
+    assert edges(DepthSchedule.parse("0-2 (3-5)x4 6-10", "stack"))[(8, 11)] == "pop_1"  # the rule would feed 4_1 to 5_2
+
+
+def test_a_skip_that_would_lead_backwards_is_left_out():
+    trained = DepthSchedule.parse("0 1 2", ((0, 2),))
+    assert edges(trained.extended("2 1 0")) == {}
