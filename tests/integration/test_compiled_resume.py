@@ -85,6 +85,9 @@ def test_a_compiled_run_ends_bitwise_equal_when_resumed(train):
     for run_dir in (whole, resumed):
         receipt = read_json(run_dir / "run.json")
         assert receipt["compiled"] is True
+        peaks = receipt["peak_memory_bytes"]
+        assert peaks["train_process"] > 50_000_000
+        assert peaks["compile_process_tree"] is None or peaks["compile_process_tree"] > 50_000_000
         assert (receipt["steps"], receipt["changes_on_resume"]) == (STEPS, [])
     assert rows_of(resumed) == rows_of(whole)
     assert (resumed / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()

@@ -77,6 +77,8 @@ def test_the_summary_answers(finished):
         abs(summary["proof"]["coded_bits"] - claimed_bits) < 1e-3 * claimed_bits + 64
     )  # the coder ends on whole words
     assert summary["coverage"] == 1.0
+    receipt = json.loads((finished / "out/run.json").read_text())
+    assert summary["peak_memory_bytes"] == receipt["peak_memory_bytes"]
     assert {"train", "pack", "score", "prove"} <= summary["seconds"].keys()
     assert (finished / "out/report.html").stat().st_size > 10_000
 

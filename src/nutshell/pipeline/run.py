@@ -112,6 +112,7 @@ def summarise(run_dir: Path, data_dir: Path) -> dict[str, Any]:
         **{key: ledger[key] for key in ("artifact_bytes", "artifact_sha256", "budget_bytes")},
         "proof": {key: proof[key] for key in PROOF_KEYS} if proof else None,
         "seconds": {stage: seconds for stage, seconds in stages.items() if seconds is not None},
+        "peak_memory_bytes": receipt.get("peak_memory_bytes"),  # older receipts have none
         "command": shlex.join(["nutshell", *sys.argv[1:]]),
         **{key: receipt[key] for key in ("overrides", "seed", "num_params", "processor")},
     }

@@ -15,6 +15,7 @@ from nutshell.data.dataset import Dataset
 from nutshell.errors import DataError, RunError
 from nutshell.files import sha256_file, write_bytes, write_json
 from nutshell.machine import num_threads, processor, versions
+from nutshell.memory import TreeWatch, peak_process_bytes
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
@@ -124,7 +125,8 @@ class Training:
         model.init_weights(self._identity.seed)
         loss = TrainingLoss(model, self._compute)
         state = TrainState(model, recipe.train, recipe.optim, dtype=self._compute.dtype, conditions=self._conditions())
-        prepare_seconds = prepare(plan, loss, recipe.model.vocab_size)
+        with TreeWatch() as tree:
+            prepare_seconds = prepare(plan, loss, recipe.model.vocab_size)
         state.optimizers.clear()
         on_prepared(prepare_seconds)
         for change in state.restore(checkpoint) if checkpoint else ():
@@ -135,7 +137,7 @@ class Training:
 
         weights = {name: value.contiguous() for name, value in state.final_weights().items()}
         write_bytes(run_dir / store.WEIGHTS, safetensors.torch.save(weights))
-        receipt = self._receipt(state, prepare_seconds)
+        receipt = self._receipt(state, prepare_seconds, tree.peak_bytes)
         write_json(run_dir / store.RECEIPT, receipt)
         plan.checkpoint_path.unlink()
         return receipt
@@ -156,7 +158,7 @@ class Training:
         facts = {name: str(fact) for name, fact in self._compute.facts().items() if name != "compute_dtype"}
         return {**facts, "processor": processor(), "torch": versions()["torch"]}
 
-    def _receipt(self, state: TrainState, prepare_seconds: float) -> dict[str, Any]:
+    def _receipt(self, state: TrainState, prepare_seconds: float, tree_bytes: int | None) -> dict[str, Any]:
         return {
             "name": self._resolved.name,
             **msgspec.to_builtins(self._identity),
@@ -167,6 +169,7 @@ class Training:
             "steps": state.spent.steps,
             "tokens": state.spent.tokens,
             "seconds": {"compile": prepare_seconds, "train": state.spent.seconds},
+            "peak_memory_bytes": {"compile_process_tree": tree_bytes, "train_process": peak_process_bytes()},
             "device": "cpu",
             "processor": processor(),
             "versions": versions(),
