@@ -2,7 +2,7 @@
 
 What:      x_t <- x_t + s * P B[i_t], i_t = (36313 token_t XOR 27191 token_{t-1}) mod (buckets - 1); where a window or a
            document begins, i_t is the last row, which no pair reaches.
-Source:    openai/parameter-golf 162; 686 and 167 (shared/spec/recur45-686.md 1.2, layer-sharing-167.md 1.3).
+Source:    openai/parameter-golf 135, 162; 686, 167 (shared/spec/recur45-686.md 1.2, layer-sharing-167.md 1.3).
 Shapes:    x [B T D]; B [buckets dim], P [D dim], s scalar.
 Init:      s = 0.05, and one of B and P is zero, so at first the identity; with both zero no gradient would ever flow.
 Cost:      buckets dim + dim D + 1 parameters, 2 dim D FLOPs a token, once.

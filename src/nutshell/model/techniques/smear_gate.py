@@ -3,7 +3,7 @@
 What:      channel: x_t <- (1 - g) * x_t + g * x_{t-1}, g = sigmoid(w), a weight for each channel.
            token: x_t <- x_t + l sigmoid(w . x_t[:width]) x_{t-1}, one weight for each token.
            Nothing comes before the first token of a window and, with mask_bos, of a document.
-Source:    channel: openai/parameter-golf 549, 686 and 167 (shared/spec/recur45-686.md 1.2, layer-sharing-167.md 1.3).
+Source:    channel: openai/parameter-golf 135; 686, 167 (shared/spec/recur45-686.md 1.2, layer-sharing-167.md 1.3).
            token: modded-nanogpt (Jordan et al. 2024), pull request 130; 1667 (shared/spec/sp8192-loop36.md 5.2).
 Shapes:    x [B T D]; channel: w [D]. token: w [width], l scalar.
 Init:      channel: w = 0, half of each: not the identity. token: l = 0, w = 0: the identity.

@@ -1,7 +1,7 @@
 """Exclusive self attention: what a head read loses its component along the token's own value.
 
 What:      y <- y - (y . v^) v^ with v^ = v / |v|, v the value of the same position and key/value group.
-Source:    openai/parameter-golf 1493 (`XSA`); shared/spec/sp8192-loop36.md 1.2.
+Source:    Zhai 2026 (arXiv:2603.09078); openai/parameter-golf 265, 1493 (shared/spec/sp8192-loop36.md 1.2).
 Shapes:    y [B T H E], v [B T K E].
 Init:      no parameters. Not the identity; the first token of a window reads only itself and is left with nothing.
 Cost:      4 H E FLOPs a token and visit.
