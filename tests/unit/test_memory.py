@@ -53,6 +53,7 @@ def test_memory_that_was_given_back_inside_the_block_counts():
         held = b"x" * (200 * MB)
         time.sleep(0.25)
         del held
+        time.sleep(0.25)
     with TreeWatch() as after:
         pass
     assert watch.peak_bytes > after.peak_bytes + 150 * MB
