@@ -21,8 +21,10 @@ from nutshell.pipeline.run import build_data, run_all, train_run
 from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact
 from nutshell.pipeline.training import Training
 from nutshell.recipe import Resolved, resolve
+from nutshell.report.diagram import draw_depth
 from nutshell.report.html import write_report
 from nutshell.report.recipe_tables import describe_view
+from nutshell.report.stored import Description
 from nutshell.report.tables import (
     View,
     ledger_view,
@@ -232,15 +234,23 @@ def report(run: Path) -> None:
     Terminal().note(f"report: {write_report(run)}")
 
 
-def describe(recipe: str, *, overrides: Overrides = (), json: Json = False) -> None:
+def describe(recipe: str, *, diagram: Path | None = None, overrides: Overrides = (), json: Json = False) -> None:
     """Show what a recipe is, without data or training.
 
     Args:
         recipe: name of an installed recipe, or path of a TOML file.
+        diagram: draw the model into this file, NAME.svg.
         overrides: settings to try, as in `--set model.model_dim=128`.
         json: print the description as JSON.
     """
-    Terminal(as_json=json).result(describe_recipe(resolve(recipe, overrides)), describe_view)
+    terminal = Terminal(as_json=json)
+    if diagram is not None and diagram.suffix != ".svg":
+        raise UsageError(f"describe: --diagram {diagram}: draws SVG; give a name that ends in .svg")
+    description = describe_recipe(resolve(recipe, overrides))
+    if diagram is not None:
+        write_bytes(diagram, draw_depth(msgspec.convert(description, Description), standalone=True).encode())
+        terminal.note(f"diagram: {diagram}")
+    terminal.result(description, describe_view)
 
 
 def data_build(*text: Path, vocab: int, out: Path, val_frac: float = 0.05, json: Json = False) -> None:

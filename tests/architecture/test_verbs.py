@@ -17,7 +17,7 @@ SURFACE = {
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "report": ("run", ""),
     "recipes": ("", "json"),
-    "describe": ("recipe", "set json"),
+    "describe": ("recipe", "diagram set json"),
     "data build": ("vocab out", "TEXT val-frac json"),
 }
 

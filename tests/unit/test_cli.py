@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 import pytest
 
@@ -122,6 +123,29 @@ def test_describe_json_has_what_is_promised(run):
     assert status == 0
     assert {"num_params", "virtual_layers", "skips", "predicted_artifact_bytes"} <= description.keys()
     assert {"index", "block", "iteration"} <= description["virtual_layers"][0].keys()
+
+
+def test_describe_draws_the_model_into_a_file(run, tmp_path):
+    picture = tmp_path / "demo.svg"
+    status, out, err = run("describe", "demo", "--diagram", picture)
+    assert (status, err) == (0, [f"diagram: {picture}"])
+    assert "virtual layers" in out
+    root = ElementTree.parse(picture).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("aria-label") == (
+        "3 blocks run as 4 virtual layers, in the order 0 1 1 2; skips between virtual layers 0 to 3."
+    )
+    status, out, err = run("describe", "demo", "--diagram", picture, "--json")
+    assert (status, err, json.loads(out)["name"]) == (0, [], "demo")
+    assert list(tmp_path.iterdir()) == [picture]
+
+
+def test_a_diagram_that_cannot_be_drawn_leaves_no_file(run, tmp_path):
+    for name in ("demo.png", "demo", "demo.svg.txt"):
+        fails(run("describe", "demo", "--diagram", tmp_path / name), "give a name that ends in .svg", status=2)
+    fails(run("describe", "demo", "--diagram", tmp_path / "none" / "demo.svg"), "No such file or directory")
+    fails(run("describe", "nosuch", "--diagram", tmp_path / "demo.svg"), "no recipe 'nosuch'")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data(run, tmp_path):

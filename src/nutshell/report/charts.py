@@ -1,7 +1,7 @@
-"""The drawings of a report: the loss curve as an inline SVG, and the geometry of the virtual-layer diagram.
+"""The loss curve of a report, as an inline SVG.
 
-Bars are plain enough for the template. All colours are CSS variables of the page, so a drawing follows its light or
-dark scheme, and all text is text. The same rows give the same bytes.
+All colours are CSS variables of the page, so the drawing follows its light or dark scheme, and all text is text. The
+same rows give the same bytes. Bars are plain enough for the page's template; diagram.py draws the model.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from nutshell.report.stored import Description, MetricsRow
+from nutshell.report.stored import MetricsRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,74 +145,3 @@ def _inline(svg: str) -> str:
     for colour, variable in _CSS.items():
         svg = svg.replace(colour, f"var({variable})")
     return re.sub(r"\s*\n\s*", " ", svg)
-
-
-class Visit(msgspec.Struct, frozen=True):
-    """A box of the diagram: one visit to a block. `hue` numbers the repeated blocks; None for a block run once."""
-
-    index: int
-    block: int
-    iteration: int
-    hue: int | None
-    x: float
-    y: float
-
-
-class DepthDiagram(msgspec.Struct, frozen=True):
-    """Boxes and lines of the virtual-layer diagram, in CSS pixels: a column per block, a row per visit, downwards."""
-
-    width: float
-    height: float
-    visits: list[Visit]
-    column_x: dict[int, float]
-    steps: list[str]
-    skips: list[str]
-
-
-_COLUMN, _ROW, _LEFT, _TOP = 36, 30, 40, 34
-BOX_WIDTH, BOX_HEIGHT = 30, 20
-_HUES = 8  # that many in report.css.j2
-
-
-def depth_diagram(description: Description) -> DepthDiagram:
-    """Place a model's visits to its blocks, the way from each to the next, and its skips as arcs at the right."""
-    layers = description.virtual_layers
-    blocks = sorted({layer.block for layer in layers})
-    repeated = sorted({layer.block for layer in layers if layer.iteration > 0})
-    column_x = {block: _LEFT + column * _COLUMN + _COLUMN / 2 for column, block in enumerate(blocks)}
-    visits = [
-        Visit(
-            layer.index,
-            layer.block,
-            layer.iteration,
-            repeated.index(layer.block) % _HUES if layer.block in repeated else None,
-            column_x[layer.block],
-            _TOP + row * _ROW + _ROW / 2,
-        )
-        for row, layer in enumerate(layers)
-    ]
-    rail = _LEFT + len(blocks) * _COLUMN + 4
-    longest = max((target - source for source, target in description.skips), default=1)
-    reach = {(source, target): 14 + 50 * (target - source) / longest for source, target in description.skips}
-    by_index = {visit.index: visit for visit in visits}
-    return DepthDiagram(
-        width=rail + max(reach.values(), default=0) * 0.75 + 6,  # a cubic bulges by three quarters of its handles
-        height=_TOP + len(layers) * _ROW + 4,
-        visits=visits,
-        column_x=column_x,
-        steps=[_step(above, below) for above, below in itertools.pairwise(visits)],
-        skips=[_arc(by_index[source], by_index[target], rail, out) for (source, target), out in reach.items()],
-    )
-
-
-def _step(above: Visit, below: Visit) -> str:
-    start, end = above.y + BOX_HEIGHT / 2, below.y - BOX_HEIGHT / 2
-    middle = (start + end) / 2
-    return f"M{above.x:g} {start:g}C{above.x:g} {middle:g} {below.x:g} {middle:g} {below.x:g} {end:g}"
-
-
-def _arc(source: Visit, target: Visit, rail: float, out: float) -> str:
-    # Every row holds one box, so the way from a box to the rail and back is free.
-    leave, arrive = source.x + BOX_WIDTH / 2, target.x + BOX_WIDTH / 2 + 4
-    curve = f"C{rail + out:.1f} {source.y:g} {rail + out:.1f} {target.y:g} {rail:g} {target.y:g}"
-    return f"M{leave:g} {source.y:g}H{rail:g}{curve}H{arrive:g}"

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
 from markupsafe import Markup
 
 from nutshell import __version__, files
-from nutshell.report.charts import BOX_HEIGHT, BOX_WIDTH, OPENING_FRAC, depth_diagram, loss_curve, split_phases
+from nutshell.report.charts import OPENING_FRAC, loss_curve, split_phases
 from nutshell.report.checks import check_run
+from nutshell.report.diagram import draw_depth
 from nutshell.report.stored import Ledger, Section, StoredRun, read_run
-from nutshell.units import format_seconds, nats_from_bits
+from nutshell.report.templates import environment, exact
+from nutshell.units import nats_from_bits
 
 # A ledger may name hundreds of tensors; past this many, the smallest sections share one row.
 _MAX_SECTIONS = 14
@@ -39,15 +40,8 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: StoredRun) -> str:
     """Fill the page with a run."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"exact": _exact, "percent": _percent, "duration": format_seconds}
-    return environment.get_template("report.html.j2").render(
+    template = environment().get_template("report.html.j2")
+    return template.render(
         run=run,
         version=__version__,
         checks=check_run(run),
@@ -59,20 +53,9 @@ def render(run: StoredRun) -> str:
         narrow_loss=_loss(run, width=380, height=320),
         section_rows=[] if run.ledger is None else _section_rows(run.ledger),
         seconds_rows=[(name, seconds, f"{seconds:.1f}") for name, seconds in run.summary.seconds.items()],
-        depth=depth_diagram(run.description),
-        box={"width": BOX_WIDTH, "height": BOX_HEIGHT},
+        depth=Markup(draw_depth(run.description, standalone=False)),  # escaped by its template
         list_pairs=_list_pairs,
     )
-
-
-def _exact(number: float) -> str:
-    return f"{number:,.0f}"
-
-
-def _percent(fraction: float, digits: int = 1) -> str:
-    if 0 < fraction < 0.5 * 0.1 ** (digits + 2):
-        return f"< {0.1**digits:.{digits}f} %"
-    return f"{fraction:.{digits}%}".replace("%", " %")
 
 
 def _list_pairs(settings: Mapping[str, Any]) -> str:
@@ -112,7 +95,7 @@ def _section_rows(ledger: Ledger) -> list[tuple[str, int, str]]:
     if len(rows) > _MAX_SECTIONS:
         rest = [num_bytes for _, num_bytes in rows[_MAX_SECTIONS - 1 :]]
         rows = [*rows[: _MAX_SECTIONS - 1], (f"{len(rest)} smaller sections", sum(rest))]
-    return [(label, num_bytes, _exact(num_bytes)) for label, num_bytes in rows]
+    return [(label, num_bytes, exact(num_bytes)) for label, num_bytes in rows]
 
 
 def _label(section: Section) -> str:

@@ -4,18 +4,13 @@ import xml.etree.ElementTree as ET
 import msgspec
 import pytest
 
-from nutshell.report.charts import depth_diagram, loss_curve, split_phases
-from nutshell.report.stored import Description, MetricsRow
+from nutshell.report.charts import loss_curve, split_phases
+from nutshell.report.stored import MetricsRow
 
 
 @pytest.fixture
 def metrics(rows):
     return msgspec.convert(rows, list[MetricsRow])
-
-
-@pytest.fixture
-def description(load):
-    return msgspec.convert(load("describe.json"), Description)
 
 
 def draw(metrics, width=600, scored_bpb=1.7421):
@@ -98,33 +93,3 @@ def test_phases_meet_where_the_schedule_changes(metrics):
 def test_flat_loss_still_has_a_frame(metrics, loss):
     flat = [msgspec.structs.replace(row, loss=loss, bpb=loss / 2) for row in metrics[:3]]
     ET.fromstring(draw(flat, scored_bpb=None))
-
-
-def test_a_repeated_block_keeps_its_column_and_colour(description):
-    diagram = depth_diagram(description)
-    assert [visit.block for visit in diagram.visits] == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
-    by_block = {}
-    for visit in diagram.visits:
-        by_block.setdefault(visit.block, set()).add((visit.x, visit.hue))
-    assert all(len(places) == 1 for places in by_block.values())
-    hues = {block: hue for block, places in by_block.items() for _, hue in places}
-    assert hues == {0: None, 1: None, 2: 0, 3: 1, 4: 2, 5: None, 6: None}
-    heights = [visit.y for visit in diagram.visits]
-    assert heights == sorted(set(heights))
-
-
-def test_skips_lead_from_source_to_target_inside_the_drawing(description):
-    diagram = depth_diagram(description)
-    for (source, target), path in zip(description.skips, diagram.skips, strict=True):
-        numbers = [float(number) for number in re.findall(r"[\d.]+", path)]
-        assert numbers[1] == diagram.visits[source].y
-        assert numbers[-2] == diagram.visits[target].y
-        assert max(numbers[0], *numbers[2::2][:1]) < diagram.width
-    assert len(diagram.steps) == len(diagram.visits) - 1
-
-
-def test_a_model_without_skips_or_repeats(description):
-    layers = description.virtual_layers[:3]
-    diagram = depth_diagram(msgspec.structs.replace(description, virtual_layers=layers, skips=[]))
-    assert [visit.hue for visit in diagram.visits] == [None, None, None]
-    assert (len(diagram.steps), diagram.skips) == (2, [])
