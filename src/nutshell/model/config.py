@@ -100,9 +100,10 @@ class ModelConfig(Config, frozen=True):
                 check_matrix(f"{branch}.{name}", getattr(config, name), *shape)
         schedule = self.depth.parse()
         self.residual.check(tuple(visit.block for visit in schedule.visits))
+        places = self.places([schedule])
         for seam in ("inputs", "modulate", "values", "heads", "logits"):
-            _check_list(seam, getattr(self, seam), self.dims)
-        _check_list("residual.entry", self.residual.entry, self.dims)
+            _check_list(seam, getattr(self, seam), places)
+        _check_list("residual.entry", self.residual.entry, places)
 
     @property
     def dims(self) -> Dims:
@@ -145,8 +146,9 @@ class ModelConfig(Config, frozen=True):
         ]
 
 
-def _check_list(seam: str, kinds: Sequence[Kind], dims: Dims) -> None:
-    """Refuse a kind listed twice, which no rule could tell apart, blocks that do not exist, and what does not fit."""
+def _check_list(seam: str, kinds: Sequence[Kind], places: Sequence[Place]) -> None:
+    """Refuse a kind listed twice, which no rule could tell apart, and one that does not fit or acts nowhere."""
+    dims = places[0].dims
     tags = [str(kind.__struct_config__.tag) for kind in kinds]
     for kind, tag in zip(kinds, tags, strict=True):
         if tags.count(tag) > 1:
@@ -155,3 +157,5 @@ def _check_list(seam: str, kinds: Sequence[Kind], dims: Dims) -> None:
             raise ValueError(f"{seam}: '{tag}' acts in blocks '{kind.blocks}', the model has {dims.num_blocks}")
         if isinstance(kind, InputKind | BlockKind):
             kind.check(dims)
+        if isinstance(kind, BlockKind) and not any(kind.acts_in(place) for place in places):
+            raise ValueError(f"{seam}: '{tag}' acts in no block")

@@ -627,6 +627,8 @@ def test_an_attention_gate_starts_as_published(form, opening):
         ({"heads": [{"kind": "attention_gate", "ceiling": 0.0}]}, "ceiling 0.0 and scale 1.0 must be positive"),
         ({"heads": [{"kind": "attention_gate", "scale": -1.0}]}, "must be positive"),
         ({"values": [{"kind": "value_embedding", "dim": 0}]}, "dim 0 >= 1"),
+        ({"values": [{"kind": "value_residual", "blocks": "0"}]}, "values: 'value_residual' acts in no block"),
+        ({"values": [{"kind": "value_residual", "blocks": "4"}]}, "acts in blocks '4', the model has 4"),
     ],
 )
 def test_a_setting_that_does_nothing_or_does_not_fit_is_refused(changes, message):
