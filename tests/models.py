@@ -1,4 +1,4 @@
-"""Small models that several tests share: every technique of the kind tables, alone and together."""
+"""Small models that several tests share: every technique of the kind tables, alone, together, and as recipes do."""
 
 import torch
 
@@ -6,8 +6,9 @@ from nutshell.config.loader import decode
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
+from small_recipes import SMALLER, small_recipes
 
-VOCAB = 61
+VOCAB = SMALLER["vocab_size"]
 BOS = 1
 ATTENTION = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "rotary": {"dims": 4}}
 DEPTH = {"schedule": "0 (1-2)x2 3", "skips": "mirror"}
@@ -47,6 +48,11 @@ TECHNIQUES = {
     "value_residual": {"values": [{"kind": "value_residual"}]},
     "value_residual by visit": {"values": [{"kind": "value_residual", "per": "visit"}]},
     "sequential": {"residual": {"kind": "sequential"}},
+    "parallel": {"residual": {"kind": "parallel", "from_block": 2}},
+    "parallel with x0 mix": {"residual": {"kind": "parallel", "from_block": 2, "entry": [{"kind": "x0_mix"}]}},
+    "lanes": {"residual": {"kind": "lanes", "from_block": 1, "entry": [{"kind": "x0_mix"}]}},
+    "lanes crossed": {"residual": {"kind": "lanes", "from_block": 1, "form": "crossed", "entry": [{"kind": "x0_mix"}]}},
+    "bounded": {"residual": {"kind": "bounded", "entry": [{"kind": "depth_embedding"}]}},
     "x0_mix": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix"}]}},
     "x0_mix by visit": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix", "per": "visit"}]}},
     # In the first virtual layer, which is block 0's, the stream is still x0, and Birkhoff mixing does nothing.
@@ -101,7 +107,7 @@ ALL_TOGETHER = {
     },
     "mlp": {"kind": "leaky_relu2", "mlp_dim": 40},
 }
-CASES = {**TECHNIQUES, "all together": ALL_TOGETHER}
+CASES = {**TECHNIQUES, "all together": ALL_TOGETHER, **small_recipes()}
 
 
 def model_config(**changes) -> ModelConfig:

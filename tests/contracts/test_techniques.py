@@ -18,6 +18,7 @@ from models import (
     tokens,
     within_documents,
 )
+from nutshell.config.struct import kind_of
 from nutshell.model import entry, residual, skips, techniques
 from nutshell.model.accounting import count_params
 from nutshell.model.lm import LM
@@ -49,6 +50,20 @@ def kinds(union) -> set[str]:
     return {member.__struct_config__.tag for member in typing.get_args(union) or (union,)}
 
 
+def flat_schedule(config):
+    """Run every block once."""
+    return config.depth.variant(f"0-{config.dims.num_blocks - 1}")
+
+
+def dead_as_published(config):
+    """Name the gates that the study counts though they mix x0 with itself: those of a first block that runs once."""
+    entries = config.residual.entry
+    first_runs_once = config.depth.parse().num_visits(0) == 1
+    if first_runs_once and entries and kind_of(entries[0]) == "birkhoff" and not entries[0].blocks:
+        return {"blocks.0.residual.entry.0.gate.0"}
+    return set()
+
+
 def test_every_registered_kind_is_under_contract():
     tables = (
         techniques.InputConfig,
@@ -68,7 +83,7 @@ def test_every_registered_kind_is_under_contract():
 @cases
 def test_parameters_are_counted_from_the_configuration_alone_and_have_roles(case):
     config = model_config(**CASES[case])
-    schedules = [config.depth.parse(), config.depth.variant("0-3")]
+    schedules = [config.depth.parse(), flat_schedule(config)]
     table = ParamTable.of(LM(config, schedules))
     assert table.count() == count_params(config, schedules)
     assert {row.role for row in table} <= set(ROLES)
@@ -144,16 +159,15 @@ def test_gradients_reach_every_parameter(case):
     model, schedule = build_model(model_config(**CASES[case]))
     text = tokens(2, 12)
     F.cross_entropy(model(text[:, :-1], schedule).flatten(0, 1), text[:, 1:].flatten()).backward()
-    for row in ParamTable.of(model):
-        assert row.value.grad is not None, f"{row.name} is dead"
-        assert row.value.grad.abs().max() > 0.0, f"{row.name} is dead"
+    dead = {row.name for row in ParamTable.of(model) if row.value.grad is None or row.value.grad.abs().max() == 0.0}
+    assert dead == dead_as_published(model.config)
 
 
 @cases
 def test_one_graph_a_schedule_without_breaks_and_equal_to_eager(case):
     config = model_config(**CASES[case])
     model, looped = build_model(config)
-    flat = config.depth.variant("0-3")
+    flat = flat_schedule(config)
     model = LM(config, [looped, flat])
     model.init_weights(0)
     graphs = []
@@ -168,7 +182,7 @@ def test_one_graph_a_schedule_without_breaks_and_equal_to_eager(case):
     with torch.no_grad():
         for schedule in (looped, flat, looped, flat):
             torch.testing.assert_close(compiled(text, schedule), model(text, schedule))
-    assert len(graphs) == 2
+    assert len(graphs) == len({looped, flat})
 
 
 @cases
