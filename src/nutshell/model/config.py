@@ -99,6 +99,7 @@ class ModelConfig(Config, frozen=True):
             for name, shape in config.shapes(self.model_dim).items():
                 check_matrix(f"{branch}.{name}", getattr(config, name), *shape)
         schedule = self.depth.parse()
+        self.residual.check_dims(self.dims)
         self.residual.check(tuple(visit.block for visit in schedule.visits))
         places = self.places([schedule])
         for seam in ("inputs", "modulate", "values", "heads", "logits"):

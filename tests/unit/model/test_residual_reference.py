@@ -18,7 +18,10 @@ from nutshell.model.entry.depth_sinusoid import DepthSinusoid
 
 BLOCKS = [0, 1, 2, 1, 2, 3]
 VISITS_OF = Counter(BLOCKS)
-RULES = {"sequential": {"kind": "sequential"}}
+RULES = {
+    "sequential": {"kind": "sequential"},
+    "parallel": {"kind": "parallel", "from_block": 2},
+}
 ENTRIES = {
     "none": [],
     "x0_mix": [{"kind": "x0_mix"}],
@@ -118,6 +121,14 @@ class Reference:
         h = u + self.attention(block, u)
         return [h + self.mlp(block, h)]
 
+    def parallel(self, lanes, index, block, iteration):
+        if block < self.rule["from_block"]:
+            return self.sequential(lanes, index, block, iteration)
+        u = self.entered(lanes[0], index, block, iteration)
+        return [u + self.attention(block, u) + self.mlp(block, u)]
+
+
+
 
 def compared(rule, entry, skips="none", join="add_skip", *, more_loops=0):
     """Give what the trunk computes and what the reference computes, both [T D]."""
@@ -130,7 +141,7 @@ def compared(rule, entry, skips="none", join="add_skip", *, more_loops=0):
         schedule = schedule.extended(f"0 (1-2)x{2 + more_loops} 3")
     rng = np.random.default_rng(0)
     matrices = [tuple(rng.normal(0, 0.2, (2, 24, 24))) for _ in model.blocks]
-    weights = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
+    weights = {name: value.detach().double().numpy().copy() for name, value in model.named_parameters()}
     model.blocks = nn.ModuleList(StandIn(block, *pair) for block, pair in zip(model.blocks, matrices, strict=True))
     with torch.no_grad():
         stream = model.stream(tokens(1, 5), dtype=torch.float64, attend_kind="products")
@@ -161,6 +172,13 @@ def test_the_stream_keeps_its_precision(rule, entry):
     with torch.no_grad():
         stream = model.stream(tokens(1, 5), dtype=torch.bfloat16, attend_kind="products")
         assert model.trunk(stream, schedule).dtype == torch.bfloat16
+
+
+def test_each_visit_says_in_which_form_its_branches_act():
+    for residual, forms in (
+        ({"kind": "parallel", "from_block": 2}, ["sequential"] * 2 + ["parallel"] * 2),
+    ):
+        assert [model_config(residual=residual).residual.form_in(block) for block in range(4)] == forms
 
 
 def test_birkhoff_starts_at_its_logit_and_depth_embeddings_at_zero():
@@ -202,6 +220,8 @@ def test_a_depth_sinusoid_says_that_it_does_nothing_in_the_first_virtual_layer()
         ({"kind": "sequential", "entry": [{"kind": "depth_sinusoid", "base": 1.0}]}, "base must be above 1, got 1.0"),
         ({"kind": "sequential", "entry": [{"kind": "depth_embedding", "blocks": "4"}]}, "the model has 4"),
         ({"kind": "sequential", "entry": [{"kind": "birkhoff"}] * 2}, "'birkhoff' is listed twice"),
+        ({"kind": "parallel"}, "missing required field `from_block`"),
+        ({"kind": "parallel", "from_block": 4}, "residual.from_block 4 is none of the model's blocks, 0 to 3"),
     ],
 )
 def test_what_cannot_act_is_refused_when_the_recipe_is_read(residual, message):

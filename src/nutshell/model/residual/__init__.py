@@ -1,5 +1,6 @@
 """The residual rules; a recipe names exactly one by its `kind`."""
 
+from nutshell.model.residual.parallel import ParallelConfig
 from nutshell.model.residual.sequential import SequentialConfig
 
-ResidualConfig = SequentialConfig
+ResidualConfig = ParallelConfig | SequentialConfig

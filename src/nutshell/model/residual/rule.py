@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from nutshell.config.struct import Kind, kind_of
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.entry import EntryConfig
-from nutshell.model.seams import Dims, Place, Stream
+from nutshell.model.seams import Carry, Dims, Place, Stream
 
 
 class RuleKind(Kind, frozen=True, kw_only=True):
@@ -14,7 +14,7 @@ class RuleKind(Kind, frozen=True, kw_only=True):
 
     entry: tuple[EntryConfig, ...] = ()
 
-    def build_carry(self, dims: Dims) -> "SingleStream":
+    def build_carry(self, dims: Dims) -> Carry:
         return SingleStream()
 
     def num_params(self, place: Place) -> int:
@@ -29,12 +29,34 @@ class RuleKind(Kind, frozen=True, kw_only=True):
         """Name the form in which a block's branches change the stream: the rule's own, unless it says otherwise."""
         return kind_of(self)
 
+    def check_dims(self, dims: Dims) -> None:
+        """Refuse a setting that does not fit the model's sizes, or acts nowhere in it.
+
+        Raises:
+            ValueError: there is one.
+        """
+
     def check(self, blocks: tuple[int, ...]) -> None:
         """Refuse a schedule, given as its sequence of blocks, that the rule cannot run.
 
         Raises:
-            ValueError: a setting does not fit it, or acts nowhere.
+            ValueError: it cannot.
         """
+
+
+class StartKind(RuleKind, frozen=True, kw_only=True):
+    """Base of the rules that are sequential below `from_block` and have a form of their own from there on."""
+
+    from_block: int
+
+    def form_in(self, block: int) -> str:
+        return super().form_in(block) if block >= self.from_block else "sequential"
+
+    def check_dims(self, dims: Dims) -> None:
+        if not 0 <= self.from_block < dims.num_blocks:
+            raise ValueError(
+                f"residual.from_block {self.from_block} is none of the model's blocks, 0 to {dims.num_blocks - 1}"
+            )
 
 
 class SingleStream(nn.Module):

@@ -27,7 +27,7 @@ class SequentialConfig(RuleKind, frozen=True, kw_only=True, tag="sequential"):
 class SequentialStep(nn.Module):
     """Add one branch after the other."""
 
-    def __init__(self, config: SequentialConfig, place: Place) -> None:
+    def __init__(self, config: RuleKind, place: Place) -> None:
         super().__init__()
         self.entry = Entry(config.entry, place)
 
