@@ -13,7 +13,7 @@ from torch import nn
 
 from models import DEPTH, build_model, model_config, tokens
 from nutshell.errors import RecipeError
-from nutshell.model.depth import VirtualLayer
+from nutshell.model.depth import DepthSchedule, VirtualLayer
 from nutshell.model.entry.depth_sinusoid import DepthSinusoid
 
 BLOCKS = [0, 1, 2, 1, 2, 3]
@@ -21,6 +21,11 @@ VISITS_OF = Counter(BLOCKS)
 RULES = {
     "sequential": {"kind": "sequential"},
     "parallel": {"kind": "parallel", "from_block": 2},
+    "lanes split": {"kind": "lanes", "from_block": 1},
+    "lanes split, all blocks": {"kind": "lanes", "from_block": 0},
+    "lanes split in the last block": {"kind": "lanes", "from_block": 3},
+    "lanes crossed": {"kind": "lanes", "from_block": 1, "form": "crossed"},
+    "lanes crossed in the last block": {"kind": "lanes", "from_block": 3, "form": "crossed"},
 }
 ENTRIES = {
     "none": [],
@@ -85,8 +90,11 @@ class Reference:
         return (1 - keep) * scaled + keep * x
 
     def read_out(self, lanes):
-        (x,) = lanes
-        return x
+        if self.rule["kind"] != "lanes":
+            (x,) = lanes
+            return x
+        share = 0.5 if self.rule.get("form") == "crossed" else self.weights["carry.first_share"]
+        return share * lanes[0] + (1 - share) * lanes[1]
 
     def attention(self, block, x):
         return np.tanh(x @ self.matrices[block][0])
@@ -127,6 +135,19 @@ class Reference:
         u = self.entered(lanes[0], index, block, iteration)
         return [u + self.attention(block, u) + self.mlp(block, u)]
 
+    def lanes(self, lanes, index, block, iteration):
+        if block < self.rule["from_block"]:
+            return self.sequential(lanes, index, block, iteration)
+        if len(lanes) == 1:
+            lanes = [lanes[0], lanes[0]]
+        u = self.entered(lanes[0], index, block, iteration)
+        if self.rule.get("form") != "crossed":
+            return [u + self.attention(block, u), lanes[1] + self.mlp(block, lanes[1])]
+        written = [self.attention(block, u), self.mlp(block, lanes[1])]
+        keep, post = (self.weights[f"blocks.{block}.residual.{name}"] for name in ("keep", "post"))
+        return [
+            keep[lane] * lanes[lane] + sum(post[branch][lane] * written[branch] for branch in (0, 1)) for lane in (0, 1)
+        ]
 
 
 
@@ -174,9 +195,22 @@ def test_the_stream_keeps_its_precision(rule, entry):
         assert model.trunk(stream, schedule).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("form", ["split", "crossed"])
+def test_a_schedule_that_stops_before_the_lanes_begin_leaves_one_stream(form):
+    """A phase may train the first blocks alone; both merges then read the one lane there is."""
+    config = model_config(residual={"kind": "lanes", "from_block": 3, "form": form})
+    model, _ = build_model(config)
+    plain, _ = build_model(model_config())
+    plain.load_state_dict({name: model.state_dict()[name] for name in plain.state_dict()})
+    schedule = DepthSchedule.parse("0-2")
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens(2, 6), schedule), plain(tokens(2, 6), schedule))
+
+
 def test_each_visit_says_in_which_form_its_branches_act():
     for residual, forms in (
         ({"kind": "parallel", "from_block": 2}, ["sequential"] * 2 + ["parallel"] * 2),
+        ({"kind": "lanes", "from_block": 1}, ["sequential"] + ["lanes"] * 3),
     ):
         assert [model_config(residual=residual).residual.form_in(block) for block in range(4)] == forms
 
@@ -187,6 +221,18 @@ def test_birkhoff_starts_at_its_logit_and_depth_embeddings_at_zero():
     birkhoff, depth = model.blocks[1].residual.entry
     assert [row.unique().tolist() for row in birkhoff.gate] == [[1.5], [1.5]]
     assert [row.abs().max().item() for row in depth.rows] == [0.0, 0.0]
+
+
+def test_crossed_lanes_start_by_keeping_1_1_of_themselves_and_writing_to_both():
+    model, _ = build_model(model_config(residual=RULES["lanes crossed"]), noise=0.0)
+    first, last = model.blocks[1].residual, model.blocks[3].residual
+    assert [*first.keep.tolist(), *last.keep.tolist()] == pytest.approx([1.1] * 4)
+    assert first.post.tolist() == last.post.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_split_lanes_start_with_a_head_between_them():
+    model, _ = build_model(model_config(residual={"kind": "lanes", "from_block": 1}), noise=0.0)
+    assert model.carry.first_share.tolist() == [0.5]
 
 
 def test_the_published_depth_codes():
@@ -222,6 +268,12 @@ def test_a_depth_sinusoid_says_that_it_does_nothing_in_the_first_virtual_layer()
         ({"kind": "sequential", "entry": [{"kind": "birkhoff"}] * 2}, "'birkhoff' is listed twice"),
         ({"kind": "parallel"}, "missing required field `from_block`"),
         ({"kind": "parallel", "from_block": 4}, "residual.from_block 4 is none of the model's blocks, 0 to 3"),
+        ({"kind": "lanes", "from_block": -1}, "residual.from_block -1 is none of the model's blocks, 0 to 3"),
+        (
+            {"kind": "lanes", "from_block": 2},
+            "residual.from_block 2: block 1 would run after the stream has split at block 2; lanes do not join again",
+        ),
+        ({"kind": "lanes", "from_block": 1, "form": "joined"}, "joined"),
     ],
 )
 def test_what_cannot_act_is_refused_when_the_recipe_is_read(residual, message):

@@ -1,6 +1,7 @@
 """The residual rules; a recipe names exactly one by its `kind`."""
 
+from nutshell.model.residual.lanes import LanesConfig
 from nutshell.model.residual.parallel import ParallelConfig
 from nutshell.model.residual.sequential import SequentialConfig
 
-ResidualConfig = ParallelConfig | SequentialConfig
+ResidualConfig = LanesConfig | ParallelConfig | SequentialConfig
