@@ -26,6 +26,7 @@ RULES = {
     "lanes split in the last block": {"kind": "lanes", "from_block": 3},
     "lanes crossed": {"kind": "lanes", "from_block": 1, "form": "crossed"},
     "lanes crossed in the last block": {"kind": "lanes", "from_block": 3, "form": "crossed"},
+    "bounded": {"kind": "bounded", "tau": 0.7},
 }
 ENTRIES = {
     "none": [],
@@ -149,6 +150,14 @@ class Reference:
             keep[lane] * lanes[lane] + sum(post[branch][lane] * written[branch] for branch in (0, 1)) for lane in (0, 1)
         ]
 
+    def bounded(self, lanes, index, block, iteration):
+        (x,) = lanes
+        u = self.entered(x, index, block, iteration)
+        read = self.attention(block, u)
+        made = self.mlp(block, u + read)
+        shares = np.exp(self.weights[f"blocks.{block}.residual.logits.{iteration}"])
+        shares /= shares.sum()
+        return [shares[0] * x + shares[1] * self.x0 + self.rule["tau"] * (shares[2] * read + shares[3] * made)]
 
 
 def compared(rule, entry, skips="none", join="add_skip", *, more_loops=0):
@@ -211,6 +220,7 @@ def test_each_visit_says_in_which_form_its_branches_act():
     for residual, forms in (
         ({"kind": "parallel", "from_block": 2}, ["sequential"] * 2 + ["parallel"] * 2),
         ({"kind": "lanes", "from_block": 1}, ["sequential"] + ["lanes"] * 3),
+        ({"kind": "bounded"}, ["bounded"] * 4),
     ):
         assert [model_config(residual=residual).residual.form_in(block) for block in range(4)] == forms
 
@@ -233,6 +243,13 @@ def test_crossed_lanes_start_by_keeping_1_1_of_themselves_and_writing_to_both():
 def test_split_lanes_start_with_a_head_between_them():
     model, _ = build_model(model_config(residual={"kind": "lanes", "from_block": 1}), noise=0.0)
     assert model.carry.first_share.tolist() == [0.5]
+
+
+def test_a_bounded_visit_starts_at_the_published_shares():
+    model, _ = build_model(model_config(residual={"kind": "bounded"}), noise=0.0)
+    for row in model.blocks[1].residual.logits:
+        assert row.softmax(dim=0).tolist() == pytest.approx([0.669, 0.149, 0.091, 0.091], abs=5e-4)
+    assert len(model.blocks[1].residual.logits) == 2
 
 
 def test_the_published_depth_codes():
@@ -274,6 +291,8 @@ def test_a_depth_sinusoid_says_that_it_does_nothing_in_the_first_virtual_layer()
             "residual.from_block 2: block 1 would run after the stream has split at block 2; lanes do not join again",
         ),
         ({"kind": "lanes", "from_block": 1, "form": "joined"}, "joined"),
+        ({"kind": "bounded", "tau": 0.0}, "tau must be above 0 and at most 1, got 0.0"),
+        ({"kind": "bounded", "tau": 1.1}, "tau must be above 0 and at most 1, got 1.1"),
     ],
 )
 def test_what_cannot_act_is_refused_when_the_recipe_is_read(residual, message):
