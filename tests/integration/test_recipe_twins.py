@@ -19,7 +19,7 @@ from nutshell.train.compute import Compute, TrainingLoss
 from nutshell.train.state import TrainState
 
 TWINS = [name for name, _ in installed_recipes() if name.endswith("-cpu")]
-FAMILIES = {"baseline", "share", "recur", "study"}
+FAMILIES = {"baseline", "sp8192", "share", "recur", "study"}
 twins = pytest.mark.parametrize("twin", TWINS)
 
 # What may differ: how large, how deep and how wide, and at which blocks.

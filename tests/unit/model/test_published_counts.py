@@ -19,6 +19,9 @@ from nutshell.recipe import resolve
 
 PARAMS = {
     "baseline": 17_059_912,
+    "sp8192-loop35": 35_944_536,
+    "sp8192-loop36": 35_945_560,
+    "sp8192-loop45": 35_943_512,
     "share3x9": 6_037_528,
     "share3x12-640": 8_531_230,
     "share-run-g": 22_368_841,
@@ -127,6 +130,61 @@ def test_curves_of_the_study(run):
     optim = resolve(f"study855-{run}").recipe.optim
     assert optim.momentum_warmup_frac == round(500 / steps, 3)
     assert optim.warmdown_frac == round(1_200 / steps, 3)
+
+
+# sp8192-loop36.md 1.3: virtual layers, skips ("rows"), blocks of the encoder and of the decoder.
+LAYOUTS = {
+    "0-10": (11, 5, [0, 1, 2, 3, 4], [5, 6, 7, 8, 9, 10]),
+    "0-3 (4-5)x3 6-10": (15, 7, [0, 1, 2, 3, 4, 5, 4], [5, 4, 5, 6, 7, 8, 9, 10]),
+    "0-2 (3-5)x3 6-10": (17, 8, [0, 1, 2, 3, 4, 5, 3, 4], [5, 3, 4, 5, 6, 7, 8, 9, 10]),
+    "0-2 (3-6)x3 7-10": (19, 9, [0, 1, 2, 3, 4, 5, 6, 3, 4], [5, 6, 3, 4, 5, 6, 7, 8, 9, 10]),
+    "0-1 (2-5)x3 6-10": (19, 9, [0, 1, 2, 3, 4, 5, 2, 3, 4], [5, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+}
+# The looped schedule of each recipe, and when it begins.
+LOOPS = {
+    "sp8192-loop45": ("0-3 (4-5)x3 6-10", 0.5),
+    "sp8192-loop35": ("0-2 (3-5)x3 6-10", 0.35),
+    "sp8192-loop36": ("0-2 (3-6)x3 7-10", 0.35),
+}
+
+# The same section's true pairing, by row: target <- source, Lp.k the k-th visit of a block that runs more than once.
+PAIRING = {
+    "0-10": "L5<-L4 L6<-L3 L7<-L2 L8<-L1 L9<-L0",
+    "0-2 (3-5)x3 6-10": "L5.2<-L4.2 L3.3<-L3.2 L4.3<-L5.1 L5.3<-L4.1 L6<-L3.1 L7<-L2 L8<-L1 L9<-L0",
+    "0-2 (3-6)x3 7-10": "L5.2<-L4.2 L6.2<-L3.2 L3.3<-L6.1 L4.3<-L5.1 L5.3<-L4.1 L6.3<-L3.1 L7<-L2 L8<-L1 L9<-L0",
+}
+
+
+@pytest.mark.parametrize("text", LAYOUTS)
+def test_the_halves_of_a_looped_schedule(text):
+    num_layers, num_rows, encoder, decoder = LAYOUTS[text]
+    schedule = resolve("sp8192-loop36").recipe.model.depth.variant(text)
+    sources, targets = ([getattr(skip, end) for skip in schedule.skips] for end in ("source", "target"))
+    assert (schedule.num_layers, len(schedule.skips)) == (num_layers, num_rows)
+    blocks = [visit.block for visit in schedule.visits]
+    assert (blocks[: len(encoder)], blocks[len(encoder) :]) == (encoder, decoder)
+    assert sorted(visit.index for visit in sources) == list(range(len(encoder)))
+    assert [visit.index for visit in targets] == list(range(len(encoder), 2 * len(encoder)))
+
+
+@pytest.mark.parametrize("text", PAIRING)
+def test_the_pairing_of_skips_by_row(text):
+    schedule = resolve("sp8192-loop36").recipe.model.depth.variant(text)
+
+    def name(visit):
+        return f"L{visit.block}.{visit.iteration + 1}" if schedule.num_visits(visit.block) > 1 else f"L{visit.block}"
+
+    rows = {skip.key: f"{name(skip.target)}<-{name(skip.source)}" for skip in schedule.skips}
+    assert rows == {f"pop_{row}": pair for row, pair in enumerate(PAIRING[text].split())}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_loops_of_sp8192_begin_after_a_flat_phase(name):
+    looped, start = LOOPS[name]
+    recipe = resolve(name).recipe
+    assert recipe.final_schedule.text == looped
+    assert [(phase.until, phase.schedule) for phase in recipe.train.phases] == [(start, "0-10")]
+    assert recipe.schedules == (recipe.model.depth.variant("0-10"), recipe.final_schedule)
 
 
 # recur45-686.md 1.3: virtual layer, block, part, layer scale, source and row of the skip that it receives, value
