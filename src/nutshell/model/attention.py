@@ -114,3 +114,6 @@ class Attention(nn.Module):
         for technique in self.heads:
             y = technique(y, v, h, visit, stream)
         return self.out(y.flatten(2)), v
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        return {"q_gain": of_visit(self.q_gain, visit)}

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.config.struct import Kind
+from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import Dims
 from nutshell.nn.params import filled
 
@@ -53,6 +54,9 @@ class AddSkip(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], skip: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return x + self.scale.to(x.dtype) * skip
 
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        return {"scale": self.scale}
+
 
 class GatedSkip(nn.Module):
     """Interpolate between the scaled skip and the stream."""
@@ -65,3 +69,6 @@ class GatedSkip(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], skip: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         keep = self.gate.sigmoid().to(x.dtype)
         return (1 - keep) * (self.scale.to(x.dtype) * skip) + keep * x
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        return {"scale": self.scale, "keep": self.gate.sigmoid()}

@@ -48,3 +48,6 @@ class Birkhoff(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
         keep = of_visit(self.gate, visit).sigmoid().to(x.dtype)
         return keep * x + (1 - keep) * stream.x0
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        return {"alpha": of_visit(self.gate, visit).sigmoid()}

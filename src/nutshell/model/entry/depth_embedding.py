@@ -37,3 +37,6 @@ class DepthEmbedding(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
         return x + of_visit(self.rows, visit).to(x.dtype)
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        return {"added": of_visit(self.rows, visit)}

@@ -41,3 +41,6 @@ class X0Mix(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
         stream_scale, input_scale = of_visit(self.stream_scale, visit), of_visit(self.input_scale, visit)
         return stream_scale.to(x.dtype) * x + input_scale.to(x.dtype) * stream.x0
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        return {"stream": of_visit(self.stream_scale, visit), "input": of_visit(self.input_scale, visit)}

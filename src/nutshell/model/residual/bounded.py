@@ -55,3 +55,7 @@ class BoundedStep(nn.Module):
         made = mlp(u + read)
         mix = of_visit(self.logits, visit).softmax(dim=0).to(state.dtype)
         return mix[0] * state + mix[1] * stream.x0 + self.tau * (mix[2] * read + mix[3] * made)
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        mix = of_visit(self.logits, visit).softmax(dim=0)
+        return {"stream": mix[0], "input": mix[1], "attention": self.tau * mix[2], "mlp": self.tau * mix[3]}

@@ -127,3 +127,11 @@ class CrossedStep(nn.Module):
             keep[0] * first + post[0, 0] * read + post[1, 0] * made,
             keep[1] * last + post[0, 1] * read + post[1, 1] * made,
         )
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        into = {
+            f"{branch}.into_{lane}": self.post[row, lane]
+            for row, branch in enumerate(("attention", "mlp"))
+            for lane in (0, 1)
+        }
+        return {"keep_0": self.keep[0], "keep_1": self.keep[1], **into}

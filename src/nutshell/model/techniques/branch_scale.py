@@ -47,3 +47,6 @@ class BranchScale(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         rows = self.attention if branch == "attention" else self.mlp
         return of_visit(rows, visit).to(h.dtype) * h
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        return {"attention": of_visit(self.attention, visit), "mlp": of_visit(self.mlp, visit)}

@@ -95,6 +95,13 @@ class FilmScale(nn.Module):
     def forward(self, z: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer) -> Float[Tensor, "B T D"]:
         return self.used(branch, visit).to(z.dtype) * z
 
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        said = {"attention.gamma": self.used("attention", visit), "mlp.gamma": self.used("mlp", visit)}
+        if self.cap is not None:  # the mean is the fraction of channels that are beyond it
+            said["attention.beyond_cap"] = of_visit(self.attention, visit).abs() > self.cap
+            said["mlp.beyond_cap"] = of_visit(self.mlp, visit).abs() > self.cap
+        return said
+
 
 class FilmShift(nn.Module):
     """Beta: an addend for each channel, by branch and visit."""
@@ -107,6 +114,9 @@ class FilmShift(nn.Module):
 
     def forward(self, z: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer) -> Float[Tensor, "B T D"]:
         return z + of_visit(self.attention if branch == "attention" else self.mlp, visit).to(z.dtype)
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        return {"attention.beta": of_visit(self.attention, visit), "mlp.beta": of_visit(self.mlp, visit)}
 
 
 class Film(nn.Module):

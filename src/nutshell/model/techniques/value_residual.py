@@ -56,3 +56,8 @@ class ValueResidual(nn.Module):
             return v
         first, own = (of_visit(rows, visit, skipped=self.skipped) for rows in (self.first, self.own))
         return first.to(v.dtype) * stream.first_values + own.to(v.dtype) * v
+
+    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
+        if visit.iteration < self.skipped:
+            return {}
+        return {name: of_visit(getattr(self, name), visit, skipped=self.skipped) for name in ("first", "own")}
