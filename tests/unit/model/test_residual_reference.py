@@ -15,6 +15,7 @@ from models import DEPTH, build_model, model_config, tokens
 from nutshell.errors import RecipeError
 from nutshell.model.depth import DepthSchedule, VirtualLayer
 from nutshell.model.entry.depth_sinusoid import DepthSinusoid
+from nutshell.recipe import resolve
 
 BLOCKS = [0, 1, 2, 1, 2, 3]
 VISITS_OF = Counter(BLOCKS)
@@ -202,6 +203,13 @@ def test_the_stream_keeps_its_precision(rule, entry):
     with torch.no_grad():
         stream = model.stream(tokens(1, 5), dtype=torch.bfloat16, attend_kind="products")
         assert model.trunk(stream, schedule).dtype == torch.bfloat16
+
+
+def test_a_phase_may_stop_before_the_lanes_begin_but_not_leave_them_again():
+    lanes = ["model.depth.schedule=0-3", "model.residual.kind=lanes", "model.residual.from_block=2"]
+    assert resolve("demo", [*lanes, 'train.phases=[{until=0.4, schedule="0-1"}]']).recipe.schedules[0].num_blocks == 2
+    with pytest.raises(RecipeError, match="from_block 2: block 1 would run after the stream has split at block 2"):
+        resolve("demo", [*lanes, 'train.phases=[{until=0.4, schedule="0 (1-2)x2"}]'])
 
 
 @pytest.mark.parametrize("form", ["split", "crossed"])
