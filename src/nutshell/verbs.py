@@ -15,6 +15,7 @@ from nutshell.data.documents import TextFiles
 from nutshell.errors import ProofError, UsageError
 from nutshell.files import write_bytes, write_json
 from nutshell.pipeline import store
+from nutshell.pipeline.compare import OVERHEAD, FlopsCost, LayerCost, StepCost, compare
 from nutshell.pipeline.describe import describe as describe_recipe
 from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.run import build_data, run_all, train_run
@@ -23,7 +24,7 @@ from nutshell.pipeline.training import Training
 from nutshell.recipe import Resolved, resolve
 from nutshell.report.diagram import draw_depth
 from nutshell.report.html import write_report
-from nutshell.report.recipe_tables import describe_view
+from nutshell.report.recipe_tables import compare_view, describe_view
 from nutshell.report.stored import Description
 from nutshell.report.tables import (
     View,
@@ -234,16 +235,38 @@ def report(run: Path) -> None:
     Terminal().note(f"report: {write_report(run)}")
 
 
-def describe(recipe: str, *, diagram: Path | None = None, overrides: Overrides = (), json: Json = False) -> None:
-    """Show what a recipe is, without data or training.
+def describe(
+    recipe: str,
+    *,
+    against: str | None = None,
+    step_ms: Annotated[tuple[float, float] | None, Parameter(negative="")] = None,
+    overhead: float | None = None,
+    diagram: Path | None = None,
+    overrides: Overrides = (),
+    json: Json = False,
+) -> None:
+    """Show what a recipe is, without data or training; with --against, how another one differs from it.
 
     Args:
-        recipe: name of an installed recipe, or path of a TOML file.
+        recipe: name of an installed recipe, or path of a TOML file; A in a comparison.
+        against: another recipe, B.
+        step_ms: what a step takes, fixed and for each layer, as in `--step-ms 12.2 8.16`; by FLOPs unless given.
+        overhead: part of A's final step that is a fixed cost beside its FLOPs; 0.023 unless given.
         diagram: draw the model into this file, NAME.svg.
-        overrides: settings to try, as in `--set model.model_dim=128`.
+        overrides: settings of RECIPE to try, as in `--set model.model_dim=128`.
         json: print the description as JSON.
     """
     terminal = Terminal(as_json=json)
+    if against is not None:
+        if diagram is not None:
+            raise UsageError("describe: --diagram draws one recipe, and --against compares two; drop one")
+        resolved = resolve(recipe, overrides)
+        comparison = compare(resolved, resolve(against), cost=_step_cost(resolved, step_ms, overhead))
+        terminal.result(comparison, compare_view)
+        return
+    if step_ms is not None or overhead is not None:
+        option = "--overhead" if step_ms is None else "--step-ms"
+        raise UsageError(f"describe: {option} is for a comparison; give --against, or drop it")
     if diagram is not None and diagram.suffix != ".svg":
         raise UsageError(f"describe: --diagram {diagram}: draws SVG; give a name that ends in .svg")
     description = describe_recipe(resolve(recipe, overrides))
@@ -276,6 +299,14 @@ def _check_proof(artifact: Path, bitstream: Path, making: list[str], terminal: T
     with terminal.stage("check", unit="tokens") as advance:
         checked = check_proof(artifact, bitstream, progress=advance)
     terminal.result(checked, proof_view)
+
+
+def _step_cost(resolved: Resolved, step_ms: tuple[float, float] | None, overhead: float | None) -> StepCost:
+    if step_ms is None:
+        return FlopsCost(resolved.recipe, OVERHEAD if overhead is None else overhead)
+    if overhead is not None:
+        raise UsageError("describe: --step-ms says what a step costs, --overhead what FLOPs leave out; drop one")
+    return LayerCost(*step_ms)
 
 
 def _default_out(resolved: Resolved, seed: int) -> Path:

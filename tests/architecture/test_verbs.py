@@ -17,7 +17,7 @@ SURFACE = {
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "report": ("run", ""),
     "recipes": ("", "json"),
-    "describe": ("recipe", "diagram set json"),
+    "describe": ("recipe", "against step-ms overhead diagram set json"),
     "data build": ("vocab out", "TEXT val-frac json"),
 }
 

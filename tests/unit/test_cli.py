@@ -148,6 +148,35 @@ def test_a_diagram_that_cannot_be_drawn_leaves_no_file(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_describe_compares_two_recipes(run, recipe):
+    other = recipe.with_name("other.toml")
+    other.write_text(SMALL.replace("mlp_dim = 16", "mlp_dim = 32"))
+    status, out, err = run("describe", recipe, "--against", other, "--json")
+    comparison = json.loads(out)
+    assert (status, err) == (0, [])
+    assert (comparison["a"]["name"], comparison["b"]["name"]) == ("small", "other")
+    assert comparison["differences"] == [{"path": "model.mlp.mlp_dim", "a": 16, "b": 32}]
+    assert comparison["equal_time"]["b"]["relative"]["steps"] < 1
+    status, out, _ = run("describe", recipe, "--against", recipe, "--set", "optim.momentum=0.5", "--step-ms", 2, 3)
+    assert status == 0
+    assert [line.split() for line in out.splitlines() if line.startswith("optim")] == [
+        ["optim.momentum", "0.5", "0.95"]
+    ]
+    assert "assumed: a step takes 2 ms and 3 ms a virtual layer" in out
+
+
+def test_a_comparison_asked_for_wrongly(run, recipe, tmp_path):
+    fails(run("describe", recipe, "--against", "nosuch"), "no recipe 'nosuch'")
+    compared = ("describe", recipe, "--against", recipe)
+    fails(run(*compared, "--diagram", tmp_path / "two.svg"), "--diagram draws one recipe", status=2)
+    fails(run(*compared, "--step-ms", 1, 2, "--overhead", 0.1), "drop one", status=2)
+    fails(run(*compared, "--step-ms", 1), "--step-ms", status=2)
+    fails(run(*compared, "--step-ms", -1, 2), "give times", status=2)
+    fails(run(*compared, "--overhead", 1), "give a part of a step", status=2)
+    fails(run("describe", recipe, "--step-ms", 1, 2), "--step-ms is for a comparison", status=2)
+    fails(run("describe", recipe, "--overhead", 0), "--overhead is for a comparison", status=2)
+
+
 def test_data(run, tmp_path):
     fails(run("data", "build", tmp_path / "none.txt", "--vocab", 300, "--out", tmp_path / "d"), "none.txt")
     (tmp_path / "empty.txt").write_text("")
