@@ -104,7 +104,7 @@ def main(*, recipe: str = "demo", rounds: int = 12, json: bool = False, out: Pat
     """Measure a recipe's training step on this machine."""
     torch.set_num_threads(num_threads())
     resolved = resolve(recipe)
-    compute = Compute.choose(resolved.recipe.train)
+    compute = Compute.choose(resolved.recipe.train, resolved.recipe.model)
     results = [_measure(resolved.recipe, schedule, compute, rounds) for schedule in resolved.recipe.schedules]
     report = {
         "recipe": resolved.name,

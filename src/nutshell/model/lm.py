@@ -18,6 +18,7 @@ from nutshell.model.seams import Stream
 from nutshell.nn.cache import DocumentIds, KVCache, shift
 from nutshell.nn.init import draw_weights
 from nutshell.nn.kernels.attend import AttendKind
+from nutshell.nn.kernels.bounds import document_bounds
 from nutshell.nn.norms import rms_norm
 from nutshell.nn.params import Normal, ParamTable, parameter
 from nutshell.nn.projection import Projection
@@ -95,7 +96,7 @@ class LM(nn.Module):
             dtype=dtype,
             attend_kind=attend_kind,
             cache=cache,
-            documents=self._documents(tokens, cache) if self.config.attention.within_documents else None,
+            documents=self._documents(tokens, attend_kind, cache) if self.config.attention.within_documents else None,
             tables={name: table(tokens, dtype) for name, table in self.tables.items()},
         )
         x = stream.x0
@@ -129,9 +130,9 @@ class LM(nn.Module):
             z = technique(z, stream)
         return z
 
-    def _documents(self, tokens: Int[Tensor, "B T"], cache: KVCache | None) -> DocumentIds:
+    def _documents(self, tokens: Int[Tensor, "B T"], attend_kind: AttendKind, cache: KVCache | None) -> DocumentIds:
         starts = tokens == self.config.bos_id
         if cache is not None:
             return cache.extend_documents(starts)
         numbers = starts.cumsum(dim=1)
-        return DocumentIds(numbers, numbers)
+        return DocumentIds(numbers, numbers, document_bounds(starts) if attend_kind == "varlen" else None)

@@ -8,15 +8,19 @@ back (the previous token, a smeared embedding) keeps its last element as a tail.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 from torch import Tensor
 
 
 class DocumentIds(NamedTuple):
-    """Which document of its row a token belongs to: of the new tokens, and of all that attention may reach."""
+    """Which document of its row a token belongs to: of the new tokens, and of all that attention may reach.
+
+    `bounds` says the same of the rows laid end to end (nn/kernels/bounds.py), for the kernel that goes by it.
+    """
 
     new: Int[Tensor, "B T"]
     all: Int[Tensor, "B S"]
+    bounds: Int32[Tensor, " N"] | None = None
 
 
 class KVCache:

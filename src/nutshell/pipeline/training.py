@@ -55,7 +55,7 @@ class Training:
                 f"set model.bos_id = {dataset.tokenizer.bos_id}"
             )
         self._resolved, self._dataset, self.run_dir = resolved, dataset, run_dir
-        self._compute = Compute.choose(resolved.recipe.train)
+        self._compute = Compute.choose(resolved.recipe.train, resolved.recipe.model)
         self._identity = Identity(
             recipe_digest=resolved.digest,
             data_digest=dataset.digest,

@@ -14,15 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from nutshell.machine import bf16_extension
+from nutshell.model.config import ModelConfig
 from nutshell.model.depth import MAX_VIRTUAL_LAYERS, DepthSchedule
 from nutshell.model.lm import LM
 from nutshell.model.seams import Stream
 from nutshell.nn.kernels.attend import AttendKind
+from nutshell.nn.kernels.choose import choose_attend
 from nutshell.train.config import TrainConfig
-
-# Where the two kernels take the same time (results/attention_cpu.json): beyond, the logits of all pairs leave
-# the cache, and the fused kernel's tiling wins.
-LONGEST_PRODUCTS_WINDOW = 256
 
 ReadOutLoss = Callable[[Float[Tensor, "B T D"], Stream, Int[Tensor, "B T"]], Tensor]
 
@@ -36,14 +34,21 @@ class Compute:
     compiled: bool
 
     @classmethod
-    def choose(cls, config: TrainConfig) -> "Compute":
+    def choose(cls, config: TrainConfig, model: ModelConfig) -> "Compute":
         """Pick bf16 where the processor multiplies it natively, and compile where there is a C++ compiler."""
-        dtype = config.compute_dtype
-        if dtype == "auto":
-            dtype = "bf16" if bf16_extension() else "fp32"
+        wanted = config.compute_dtype
+        if wanted == "auto":
+            wanted = "bf16" if bf16_extension() else "fp32"
+        dtype = torch.bfloat16 if wanted == "bf16" else torch.float32
         return cls(
-            dtype=torch.bfloat16 if dtype == "bf16" else torch.float32,
-            attend_kind="products" if config.seq_len <= LONGEST_PRODUCTS_WINDOW else "fused",
+            dtype=dtype,
+            attend_kind=choose_attend(
+                torch.device("cpu"),
+                dtype,
+                seq_len=config.seq_len,
+                head_dim=model.dims.head_dim,
+                within_documents=model.attention.within_documents,
+            ),
             compiled=config.compile == "auto" and any(map(shutil.which, ("g++", "clang++"))),
         )
 
