@@ -24,7 +24,7 @@ VERBS = {
     "sample": "Write text with an artifact.",
     "report": "Write the report of a run again, from its stored files.",
     "recipes": "List the installed recipes.",
-    "describe": "Show what a recipe is: virtual layers, parameters, FLOPs, predicted bytes.",
+    "describe": "Show what a recipe is: virtual layers, parameters, FLOPs, predicted bytes; or how two differ.",
 }
 DATA_VERBS = {
     "build": "Turn text into a data set: documents, split, tokenizer, shards.",

@@ -288,6 +288,8 @@ def _columns(
 def _notes(description: Description, columns: Sequence[Column]) -> list[str]:
     once = {"inputs": description.inputs, "logits": description.logits}
     said = [f"{seam}: {', '.join(kinds)}" for seam, kinds in once.items() if kinds]
+    if set(description.norms.values()) - {"pre"}:
+        said.append(f"norms: {', '.join(f'{branch} {place}' for branch, place in description.norms.items())}")
     if description.join:
         said.append(f"skips join by {description.join}")
     lines = ["; ".join(said)] if said else []

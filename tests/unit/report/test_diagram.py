@@ -108,9 +108,11 @@ def test_techniques_are_marked_where_they_act(stored):
     assert [mark.value for mark in column(diagram, "layer_scale").marks][:2] == ["0.577", "0.500"]
     assert [mark.per_visit for mark in column(diagram, "x0_mix").marks] == [box.block in (2, 3, 4) for box in boxes]
     assert diagram.notes == [
-        "inputs: embed_norm; logits: softcap; skips join by gated_skip",
+        "inputs: embed_norm; logits: softcap; norms: attention pre, mlp peri; skips join by gated_skip",
         "diamond: weights of this visit alone",
     ]
+    plain = diagram_of(stored, norms={"attention": "pre", "mlp": "pre"})
+    assert plain.notes[0] == "inputs: embed_norm; logits: softcap; skips join by gated_skip"
     positions = [column.x for column in diagram.columns]
     assert positions == sorted(positions)
     assert positions[0] > diagram.panels[-1].right
