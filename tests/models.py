@@ -42,6 +42,7 @@ TECHNIQUES = {
     "film with soft cap": {"modulate": [{"kind": "film", "cap": 1.2, "cap_form": "soft"}]},
     "norm_gain": {"modulate": [{"kind": "norm_gain"}]},
     "norm_gain by block": {"modulate": [{"kind": "norm_gain", "per": "block"}]},
+    "branch_scale by deviation": {"modulate": [{"kind": "branch_scale", "attention": "deviation", "mlp": "deviation"}]},
     "layer_scale by index": {"modulate": [{"kind": "layer_scale", "by": "index"}]},
     "value_embedding": {"values": [{"kind": "value_embedding", "dim": 6}]},
     "value_embedding by visit": {"values": [{"kind": "value_embedding", "dim": 6, "per": "visit", "blocks": "1-2"}]},
@@ -54,6 +55,7 @@ TECHNIQUES = {
     "lanes crossed": {"residual": {"kind": "lanes", "from_block": 1, "form": "crossed", "entry": [{"kind": "x0_mix"}]}},
     "bounded": {"residual": {"kind": "bounded", "entry": [{"kind": "depth_embedding"}]}},
     "x0_mix": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix"}]}},
+    "x0_mix by deviation": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix", "per": "deviation"}]}},
     "x0_mix by visit": {"residual": {"kind": "sequential", "entry": [{"kind": "x0_mix", "per": "visit"}]}},
     # In the first virtual layer, which is block 0's, the stream is still x0, and Birkhoff mixing does nothing.
     "birkhoff": {"residual": {"kind": "sequential", "entry": [{"kind": "birkhoff", "blocks": "1-3"}]}},

@@ -31,9 +31,11 @@ ACROSS_DOCUMENTS = ("smear_gate across documents",)
 IDENTITY_AT_INIT = (
     "x0_mix",
     "x0_mix by visit",
+    "x0_mix by deviation",
     "depth_embedding",
     "branch_scale",
     "branch_scale by visit",
+    "branch_scale by deviation",
     "film",
     "film with shift",
     "film with soft cap",

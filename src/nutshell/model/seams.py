@@ -31,6 +31,8 @@ from nutshell.nn.params import Role, filled
 from nutshell.nn.rotary import Rotary
 
 Per = Literal["block", "visit"]
+# One row of the block, and of each visit its deviation from that: what all visits learn is learned once.
+SharedPer = Per | Literal["deviation"]
 BranchName = Literal["attention", "mlp"]
 Side = Literal["input", "output"]
 
@@ -57,9 +59,9 @@ class Place:
     num_visits: int
     is_first: bool = False
 
-    def rows(self, per: Per) -> int:
-        """Say how many sets of weights a part has here: one, or one for each visit."""
-        return self.num_visits if per == "visit" else 1
+    def rows(self, per: SharedPer) -> int:
+        """Say how many sets of weights a part has here: one, one for each visit, or both."""
+        return {"block": 1, "visit": self.num_visits, "deviation": 1 + self.num_visits}[per]
 
 
 class InputKind(Kind, frozen=True, kw_only=True):
@@ -173,9 +175,21 @@ class ResidualStep(Protocol):
     def __call__(self, state: Any, visit: VirtualLayer, attention: Branch, mlp: Branch, stream: Stream) -> Any: ...
 
 
+class Deviations(nn.ParameterList):
+    """The row of a block, then of each of its visits the deviation from it."""
+
+
 def filled_rows(num_rows: int, shape: tuple[int, ...], value: float, role: Role) -> nn.ParameterList:
     """Make one parameter for all visits, or one for each."""
     return nn.ParameterList(filled(shape, value, role) for _ in range(num_rows))
+
+
+def rows_per(place: Place, per: SharedPer, shape: tuple[int, ...], value: float, role: Role) -> nn.ParameterList:
+    """Make the rows that `per` says; deviations start at zero."""
+    if per != "deviation":
+        return filled_rows(place.rows(per), shape, value, role)
+    deviations = (filled(shape, 0.0, role) for _ in range(place.num_visits))
+    return Deviations([filled(shape, value, role), *deviations])
 
 
 @overload
@@ -196,4 +210,6 @@ def of_visit(rows: nn.ParameterList | nn.ModuleList, visit: VirtualLayer, *, ski
         visit: the virtual layer that runs.
         skipped: how many of the block's first visits have no row.
     """
+    if isinstance(rows, Deviations):
+        return rows[0] + rows[1 + min(visit.iteration, len(rows) - 2)]
     return rows[0] if len(rows) == 1 else rows[min(visit.iteration - skipped, len(rows) - 1)]

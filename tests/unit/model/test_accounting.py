@@ -35,7 +35,7 @@ def seam_of(name):
 @pytest.mark.parametrize("case", [*CASES])
 def test_every_seam_has_the_parameters_of_the_model_that_is_built(case):
     config = model_config(**CASES[case])
-    schedules = [config.depth.parse(), config.depth.variant("0-3")]
+    schedules = [config.depth.parse(), config.depth.variant(f"0-{config.dims.num_blocks - 1}")]
     with torch.device("meta"):
         built = LM(config, schedules)
     expected = Counter()

@@ -104,3 +104,22 @@ def test_impossible_shapes_are_refused_when_the_recipe_is_read(changes, message)
     with pytest.raises(RecipeError) as caught:
         model_config(**changes)
     assert message in str(caught.value)
+
+
+def test_deviating_visits_are_the_blocks_row_and_their_own_added_also_beyond_the_trained_ones():
+    entry = [{"kind": "x0_mix", "per": "deviation"}]
+    config = model_config(depth={"schedule": "0 (1)x2 2"}, residual={"kind": "sequential", "entry": entry})
+    model, trained = build_model(config)
+    by_visit = model_config(
+        depth={"schedule": "0 (1)x2 2"}, residual={"kind": "sequential", "entry": [{**entry[0], "per": "visit"}]}
+    )
+    twin, _ = build_model(by_visit)
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in twin.named_parameters():
+            head, _, row = name.rpartition(".")
+            deviates = "input_scale" in name or "stream_scale" in name
+            value.copy_(weights[f"{head}.0"] + weights[f"{head}.{int(row) + 1}"] if deviates else weights[name])
+        text = tokens(2, 7)
+        for schedule in (trained, trained.extended("0 (1)x4 2")):
+            assert torch.equal(model(text, schedule), twin(text, schedule))

@@ -18,7 +18,8 @@ from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
 from nutshell.model.probes.jacobian import jacobian_norm
-from nutshell.model.probes.measure import Summary, probe
+from nutshell.model.probes.measure import probe
+from nutshell.model.probes.readings import Summary
 from nutshell.model.probes.trace import Probed, eager_twin, lanes, watched
 
 DIM, HEADS, HEAD_DIM, MLP_DIM, VOCAB, CAP = 4, 2, 2, 3, 7, 1.1

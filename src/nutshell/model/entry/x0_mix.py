@@ -3,7 +3,7 @@
 What:      u = m0 * x + m1 * x0.
 Source:    modded-nanogpt (Jordan et al. 2024), as in openai/parameter-golf 1493 (shared/spec/sp8192-loop36.md 1.2);
            by visit: 686 (shared/spec/recur45-686.md 1.5).
-Shapes:    m0, m1 [D], for each block or for each of its visits.
+Shapes:    m0, m1 [D], for each block or for each of its visits; or one of each kind, added.
 Init:      m0 = 1, m1 = 0: the identity.
 Cost:      2 D parameters a block or visit; no matrix products.
 Sees:      the current token.
@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BlockKind, Per, Place, Stream, filled_rows, of_visit
+from nutshell.model.seams import BlockKind, Place, SharedPer, Stream, of_visit, rows_per
 
 
 class X0MixConfig(BlockKind, frozen=True, kw_only=True, tag="x0_mix"):
-    """Whether all visits of a block share the weights."""
+    """Whether all visits of a block share the weights, have their own, or deviate from shared ones."""
 
-    per: Per = "block"
+    per: SharedPer = "block"
 
     def build(self, place: Place) -> "X0Mix":
         return X0Mix(place, self.per)
@@ -32,11 +32,11 @@ class X0MixConfig(BlockKind, frozen=True, kw_only=True, tag="x0_mix"):
 class X0Mix(nn.Module):
     """Weigh the stream and the embedded input."""
 
-    def __init__(self, place: Place, per: Per) -> None:
+    def __init__(self, place: Place, per: SharedPer) -> None:
         super().__init__()
         shape = (place.dims.model_dim,)
-        self.stream_scale = filled_rows(place.rows(per), shape, 1.0, "scale")
-        self.input_scale = filled_rows(place.rows(per), shape, 0.0, "scale")
+        self.stream_scale = rows_per(place, per, shape, 1.0, "scale")
+        self.input_scale = rows_per(place, per, shape, 0.0, "scale")
 
     def forward(self, x: Float[Tensor, "B T D"], visit: VirtualLayer, stream: Stream) -> Float[Tensor, "B T D"]:
         stream_scale, input_scale = of_visit(self.stream_scale, visit), of_visit(self.input_scale, visit)

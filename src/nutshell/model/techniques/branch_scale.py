@@ -3,7 +3,7 @@
 What:      z <- s * z, with weights of their own for attention and MLP.
 Source:    `attn_scale`, `mlp_scale` of openai/parameter-golf 1493 (shared/spec/sp8192-loop36.md 1.2); by visit: 686
            and 167 (shared/spec/recur45-686.md 1.5, layer-sharing-167.md 1.2).
-Shapes:    z [B T D]; s [D], for each block or for each of its visits.
+Shapes:    z [B T D]; s [D], for each block or for each of its visits; or one of each kind, added.
 Init:      s = 1: the identity.
 Cost:      D parameters a branch and block or visit; no matrix products.
 Sees:      the current token.
@@ -16,15 +16,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BlockKind, BranchName, Per, Place, Side, Stream, filled_rows, of_visit
+from nutshell.model.seams import BlockKind, BranchName, Place, SharedPer, Side, Stream, of_visit, rows_per
 
 
 class BranchScaleConfig(BlockKind, frozen=True, kw_only=True, tag="branch_scale"):
-    """Whether all visits of a block share the weights, for each branch."""
+    """Whether all visits of a block share the weights, have their own, or deviate from shared ones; for each branch."""
 
     side: ClassVar[Side] = "output"
-    attention: Per = "block"
-    mlp: Per = "block"
+    attention: SharedPer = "block"
+    mlp: SharedPer = "block"
 
     def build(self, place: Place) -> "BranchScale":
         return BranchScale(self, place)
@@ -39,8 +39,8 @@ class BranchScale(nn.Module):
     def __init__(self, config: BranchScaleConfig, place: Place) -> None:
         super().__init__()
         shape = (place.dims.model_dim,)
-        self.attention = filled_rows(place.rows(config.attention), shape, 1.0, "scale")
-        self.mlp = filled_rows(place.rows(config.mlp), shape, 1.0, "scale")
+        self.attention = rows_per(place, config.attention, shape, 1.0, "scale")
+        self.mlp = rows_per(place, config.mlp, shape, 1.0, "scale")
 
     def forward(
         self, h: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer, stream: Stream
