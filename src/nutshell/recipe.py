@@ -36,6 +36,7 @@ class Recipe(Config, frozen=True):
                     f"train.phases: '{schedule.text}' runs {schedule.num_blocks} blocks, the model has {num_blocks}"
                 )
             self.model.residual.check(tuple(visit.block for visit in schedule.visits))
+            self._check_first_block(schedule)
         if self.final_schedule.visits not in {schedule.visits for schedule in self.phases[-1].schedules}:
             raise ValueError(
                 f"train.phases: the last phase lasts to the end without '{self.final_schedule.text}', which is packed; "
@@ -43,6 +44,15 @@ class Recipe(Config, frozen=True):
             )
         if self.score.stride > self.train.seq_len:
             raise ValueError(f"score.stride {self.score.stride} is longer than train.seq_len {self.train.seq_len}")
+
+    def _check_first_block(self, schedule: DepthSchedule) -> None:
+        """Refuse a change of the first block where a technique reads its values: its own visits have no weights."""
+        first, packed = schedule.visits[0].block, self.final_schedule.visits[0].block
+        if first != packed and any(kind.keeps_first for kind in self.model.values):
+            raise ValueError(
+                f"train.phases: '{schedule.text}' begins with block {first}, the packed schedule with block {packed}, "
+                "and model.values mixes in the values of the first"
+            )
 
     @property
     def final_schedule(self) -> DepthSchedule:

@@ -54,3 +54,10 @@ def test_a_file_is_a_recipe_whatever_it_is_called(here, name):
     (here / name).write_text('about = ""')
     with pytest.raises(RecipeError, match=f"^{name}: "):
         resolve(name)
+
+
+def test_a_phase_that_begins_with_another_block_is_refused_where_the_first_values_are_mixed_in():
+    other = "train.phases=[{until=0.5, schedule='1 0 2'}]"
+    resolve("demo", [other])
+    with pytest.raises(RecipeError, match="'1 0 2' begins with block 1, the packed schedule with block 0"):
+        resolve("demo", [other, "model.values=[{kind='value_residual'}]"])
