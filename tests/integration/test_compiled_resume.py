@@ -77,8 +77,24 @@ def rows_of(run_dir):
     return [(row["step"], row["loss"], row["lr"], row["schedule"]) for row in rows]
 
 
-def test_a_compiled_run_ends_bitwise_equal_when_resumed(train):
-    whole = train("whole")
+@pytest.fixture(scope="module")
+def whole(train):
+    return train("whole")
+
+
+def test_probes_change_no_weight_of_a_compiled_run(train, whole):
+    probed = train("probed", "--set", "train.probe_every=4")
+    assert rows_of(probed) == rows_of(whole)
+    assert (probed / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    rows = [json.loads(line) for line in (probed / "probes.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["schedule"]) for row in rows] == [(4, "0-1"), (8, "0 (1)x2"), (12, "0 (1)x2")]
+    receipts = [read_json(run_dir / "run.json") for run_dir in (probed, whole)]
+    assert [receipt["probes"] for receipt in receipts] == [{"every": 4, "clock": "stopped"}, None]
+    assert [set(receipt["seconds"]) for receipt in receipts] == [{"compile", "train", "probe"}, {"compile", "train"}]
+    assert not (whole / "probes.jsonl").exists()
+
+
+def test_a_compiled_run_ends_bitwise_equal_when_resumed(train, whole):
     stopped = train("stopped", program=STOPPED, status=130)
     assert [step for step, *_ in rows_of(stopped)] == list(range(1, STOP + 1))
     resumed = train("stopped", "--resume")

@@ -18,6 +18,7 @@ from nutshell.score.text import Documents
 RECIPE = "recipe.toml"
 DESCRIPTION = "describe.json"
 METRICS = "metrics.jsonl"
+PROBES = "probes.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.model"
@@ -31,7 +32,7 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 DATA_TIMING = "build.json"
 RUN_FILES = (
-    *(RECIPE, DESCRIPTION, METRICS, CHECKPOINT, WEIGHTS, TOKENIZER, RECEIPT),
+    *(RECIPE, DESCRIPTION, METRICS, PROBES, CHECKPOINT, WEIGHTS, TOKENIZER, RECEIPT),
     *(ARTIFACT, LEDGER, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
 )
 

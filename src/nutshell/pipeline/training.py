@@ -1,9 +1,9 @@
 """The training stage: a recipe and a data set to weights and a receipt."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import msgspec
 import safetensors.torch
@@ -20,12 +20,13 @@ from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe
+from nutshell.pipeline.rows import MetricsLog, RowLog
 from nutshell.recipe import Resolved
 from nutshell.train.checkpoint import Change, Checkpoint, Identity
 from nutshell.train.compute import Compute, TrainingLoss
 from nutshell.train.loop import OnRow, Plan, prepare, train
+from nutshell.train.probing import Probing
 from nutshell.train.state import TrainState
-from nutshell.units import bits_per_byte
 
 
 class Training:
@@ -131,9 +132,11 @@ class Training:
         on_prepared(prepare_seconds)
         for change in state.restore(checkpoint) if checkpoint else ():
             on_change(change)
-        bytes_per_token = self._dataset.train_bytes_per_token
-        with MetricsLog(run_dir / store.METRICS, bytes_per_token, num_done=state.spent.steps) as log:
-            train(plan, state, loss, batches, lambda row: on_row(log.write(row)))
+        with ExitStack() as files:
+            bytes_per_token = self._dataset.train_bytes_per_token
+            log = files.enter_context(MetricsLog(run_dir / store.METRICS, bytes_per_token, num_done=state.spent.steps))
+            probing = self._probing(plan, state, batches, files)
+            train(plan, state, loss, batches, lambda row: on_row(log.write(row)), probing)
 
         weights = {name: value.contiguous() for name, value in state.final_weights().items()}
         write_bytes(run_dir / store.WEIGHTS, safetensors.torch.save(weights))
@@ -145,6 +148,15 @@ class Training:
     def predicted_bytes(self) -> int:
         """Predict the artifact's size from the recipe alone."""
         return predict_bytes(self._resolved.recipe.model, self._resolved.recipe.pack)
+
+    def _probing(self, plan: Plan, state: TrainState, batches: Batches, files: ExitStack) -> Probing | None:
+        """Open the rows of the probes, if the recipe wants any."""
+        every = plan.config.probe_every
+        if every is None:
+            return None
+        rows = files.enter_context(RowLog(self.run_dir / store.PROBES, num_done=state.spent.steps))
+        batch = batches.batch(0)
+        return Probing(every, state.model, plan.schedules, batch, rows.write, last_step=rows.last_step)
 
     def _find_checkpoint(self, path: Path, *, resume: bool) -> Checkpoint | None:
         if resume:
@@ -159,6 +171,8 @@ class Training:
         return {**facts, "processor": processor(), "torch": versions()["torch"]}
 
     def _receipt(self, state: TrainState, prepare_seconds: float, tree_bytes: int | None) -> dict[str, Any]:
+        every = self._resolved.recipe.train.probe_every
+        probe_seconds = {"probe": state.spent.probe_seconds} if every else {}
         return {
             "name": self._resolved.name,
             **msgspec.to_builtins(self._identity),
@@ -168,50 +182,12 @@ class Training:
             "num_params": ParamTable.of(state.model).count(),
             "steps": state.spent.steps,
             "tokens": state.spent.tokens,
-            "seconds": {"compile": prepare_seconds, "train": state.spent.seconds},
+            "seconds": {"compile": prepare_seconds, "train": state.spent.seconds, **probe_seconds},
             "peak_memory_bytes": {"compile_process_tree": tree_bytes, "train_process": peak_process_bytes()},
             "device": "cpu",
             "processor": processor(),
             "versions": versions(),
             **self._compute.facts(),
             "changes_on_resume": msgspec.to_builtins(state.conditions.changes),
+            "probes": {"every": every, "clock": "stopped"} if every else None,
         }
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one row a step, flushed as it comes; rows that a resumed run will write again are dropped.
-
-    Args:
-        path: the file.
-        bytes_per_token: of the training text, for the estimate of bits per byte.
-        num_done: steps that the resumed checkpoint has behind it; 0 for a new run.
-    """
-
-    def __init__(self, path: Path, bytes_per_token: float, *, num_done: int) -> None:
-        self._path, self._bytes_per_token = path, bytes_per_token
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= num_done] if num_done else []
-        write_bytes(path, "".join(kept).encode())
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> Self:
-        self._file = self._path.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._file
-        self._file.close()
-
-    def write(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Add the bits-per-byte estimate to a row, append it, and return it."""
-        assert self._file
-        extended = {**row, "bpb": bits_per_byte(row["loss"], 1) / self._bytes_per_token}
-        self._file.write(json.dumps(extended) + "\n")
-        self._file.flush()
-        return extended
-
-
-def _lines(path: Path) -> list[str]:
-    """Read whole lines; one that a crash cut short is not a row."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]

@@ -4,6 +4,7 @@ Progress in [0, 1] is the only time that schedules see. The clock is injected, s
 """
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -26,13 +27,22 @@ class WallClock:
     def seconds(self) -> float:
         return time.perf_counter() - self._start
 
+    def stop_for(self, work: Callable[[], None]) -> float:
+        """Do what is not training and is not counted as such; return the seconds that it took."""
+        start = time.perf_counter()
+        work()
+        took = time.perf_counter() - start
+        self._start += took
+        return took
+
 
 class Spent(msgspec.Struct):
-    """What a run has used so far."""
+    """What a run has used so far; the seconds of probes are none of its budget's."""
 
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    probe_seconds: float = 0.0
 
 
 def progress(budget: BudgetConfig, spent: Spent) -> float:

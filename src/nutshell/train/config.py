@@ -50,11 +50,12 @@ class PhaseConfig(Config, frozen=True):
 
 
 class TrainConfig(Config, frozen=True):
-    """Budget, batch, phases, averaging and precision.
+    """Budget, batch, phases, averaging, precision and probes.
 
     `batch_size` sequences of `seq_len` tokens make a step. `ema_decay` averages the weights in fp32 after every step;
     the average is what is packed. `compute_dtype` auto is bf16 where the processor has instructions for it, else fp32.
     `compile` auto compiles where there is a C++ compiler: half a minute that pays from some hundred steps on.
+    `probe_every` reads the diagnostics of docs/probes.md every so many steps; the clock stands still meanwhile.
     """
 
     budget: BudgetConfig
@@ -65,11 +66,14 @@ class TrainConfig(Config, frozen=True):
     compute_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     compile: Literal["auto", "never"] = "auto"
     checkpoint_seconds: float = 60.0
+    probe_every: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "seq_len", "checkpoint_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.probe_every is not None and self.probe_every < 1:
+            raise ValueError(f"probe_every must be at least 1, got {self.probe_every}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
         ends = [phase.until for phase in self.phases]

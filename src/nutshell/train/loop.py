@@ -1,4 +1,4 @@
-"""The training loop: batch, gradient, step, average, log, maybe save.
+"""The training loop: batch, gradient, step, average, log, maybe probe, maybe save.
 
 Everything is prepared before the clock starts: graphs are compiled on synthetic tokens for every schedule the run will
 use, which touches no weight. Progress on the one clock picks the phase and the rates.
@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,10 +20,11 @@ import torch
 from nutshell.errors import RunError
 from nutshell.model.depth import DepthSchedule
 from nutshell.train.checkpoint import Identity
-from nutshell.train.clock import WallClock, is_spent, progress
+from nutshell.train.clock import Spent, WallClock, is_spent, progress
 from nutshell.train.compute import TrainingLoss
 from nutshell.train.config import TrainConfig
 from nutshell.train.phases import Phase, draw, phase_at
+from nutshell.train.probing import Probing
 from nutshell.train.state import TrainState
 
 OnRow = Callable[[dict[str, object]], None]
@@ -65,8 +67,17 @@ def prepare(plan: Plan, loss: TrainingLoss, vocab_size: int) -> float:
     return time.perf_counter() - start
 
 
-def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSource, on_row: OnRow) -> None:
+def train(
+    plan: Plan,
+    state: TrainState,
+    loss: TrainingLoss,
+    batches: BatchSource,
+    on_row: OnRow,
+    probing: Probing | None = None,
+) -> None:
     """Train until the budget is spent; `state` ends as the trained model.
+
+    Probes stop the clock: they cost a run time, and none of its steps.
 
     Raises:
         RunError: the loss is not finite.
@@ -90,6 +101,8 @@ def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSourc
             spent.seconds = clock.seconds()
             step_seconds = spent.seconds - started
             on_row(_row(spent, now, nats, lr_scale, step_seconds, config.batch_tokens, phase, schedule))
+            if probing and probing.is_due(spent):
+                _probe(probing, clock, plan, spent, phase)
             if interrupted() or spent.seconds - saved_at >= config.checkpoint_seconds:
                 state.checkpoint(plan.identity).write(plan.checkpoint_path)
                 saved_at = spent.seconds
@@ -97,6 +110,8 @@ def train(plan: Plan, state: TrainState, loss: TrainingLoss, batches: BatchSourc
                 raise Interrupted(
                     f"stopped at step {spent.steps}; {plan.checkpoint_path} is written: train --resume, or run again"
                 )
+        if probing and probing.is_due(spent, at_the_end=True):
+            _probe(probing, clock, plan, spent, len(plan.phases) - 1)
     state.checkpoint(plan.identity).write(plan.checkpoint_path)
 
 
@@ -109,6 +124,10 @@ def _gradient_step(loss: TrainingLoss, batches: BatchSource, state: TrainState, 
     if not math.isfinite(nats):
         raise RunError(f"step {state.spent.steps + 1}: the loss is {nats}; lower the learning rates")
     return nats
+
+
+def _probe(probing: Probing, clock: WallClock, plan: Plan, spent: Spent, phase: int) -> None:
+    spent.probe_seconds += clock.stop_for(partial(probing.read, spent, phase, plan.phases[phase]))
 
 
 def _row(spent, now, nats, lr_scale, step_seconds, batch_tokens, phase, schedule) -> dict[str, object]:  # noqa: ANN001

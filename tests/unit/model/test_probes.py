@@ -499,3 +499,23 @@ def test_a_model_that_overflowed_is_read_as_nothing():
         model.embedding.fill_(math.nan)
     found = probe(eager_twin(model, [config.depth.parse()]), config.depth.parse(), tokens(1, 3), tokens(1, 3))
     assert msgspec.json.decode(msgspec.json.encode(found))["visits"][0]["stream_rms"] is None
+
+
+def test_a_probe_compiles_nothing_and_makes_nothing_compile_again():
+    model, schedule = build_model(model_config(**ALL_TOGETHER))
+    twin, graphs = eager_twin(model, [schedule]), []
+
+    def count(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    for block in model.blocks:
+        block.compile(backend=count, fullgraph=True, dynamic=False)
+    text = tokens(2, 8)
+    with torch.no_grad():
+        before = model(text, schedule)
+        compiled = len(graphs)
+        probe(twin, schedule, text, text)
+        assert torch.equal(model(text, schedule), before)
+    assert len(graphs) == compiled > 0
