@@ -22,6 +22,7 @@ VERBS = {
     "score": "Score an artifact on a data set's validation text.",
     "prove": "Prove a sample of a score: compress documents with the artifact and get them back. Or check a proof.",
     "sample": "Write text with an artifact.",
+    "probe": "Show what every visit of an artifact's model does to the stream: diagnostics, not a score.",
     "report": "Write the report of a run again, from its stored files.",
     "recipes": "List the installed recipes.",
     "describe": "Show what a recipe is: virtual layers, parameters, FLOPs, predicted bytes; or how two differ.",

@@ -18,12 +18,14 @@ from nutshell.pipeline import store
 from nutshell.pipeline.compare import OVERHEAD, FlopsCost, LayerCost, StepCost, compare
 from nutshell.pipeline.describe import describe as describe_recipe
 from nutshell.pipeline.packing import pack_run
+from nutshell.pipeline.probing import probe_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
 from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact
 from nutshell.pipeline.training import Training
 from nutshell.recipe import Resolved, resolve
 from nutshell.report.diagram import draw_depth
 from nutshell.report.html import write_report
+from nutshell.report.probe_tables import probe_view
 from nutshell.report.recipe_tables import compare_view, describe_view
 from nutshell.report.stored import Description
 from nutshell.report.tables import (
@@ -224,6 +226,24 @@ def sample(
     """
     text = sample_text(artifact, prompt, max_tokens=max_tokens, temperature=temperature, seed=seed)
     Terminal(as_json=json).result({"prompt": prompt, "text": text}, sample_view)
+
+
+def probe(
+    artifact: Path, *, data: Path, schedule: str | None = None, jacobian_steps: int = 0, json: Json = False
+) -> None:
+    """Show what every visit of an artifact's model does to the stream: diagnostics, not a score.
+
+    Args:
+        artifact: the .nut file.
+        data: data set with the artifact's tokenizer; the first windows of its validation text are read.
+        schedule: run the blocks in this order instead of the trained one, as in `--schedule "0-2 (3-5)x4 6-10"`.
+        jacobian_steps: of the power iteration for how far a visit can stretch an error; left out unless given.
+        json: print the readings as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    with terminal.stage("probe", unit="tokens"):
+        reading = probe_artifact(artifact, data, schedule=schedule, jacobian_steps=jacobian_steps)
+    terminal.result(reading, probe_view)
 
 
 def report(run: Path) -> None:

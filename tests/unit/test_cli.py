@@ -257,6 +257,36 @@ def test_scores_are_checked_before_they_are_proved(run, trained, data, tmp_path)
     fails(run(*prove), "the score to prove is that of another artifact")
 
 
+def test_a_probe_of_an_artifact(run, trained, data):
+    probe = ("probe", trained / "model.nut", "--data", data)
+    reading = json.loads(run(*probe, "--json")[1])
+    assert (reading["schedule"], reading["trained_schedule"]) == ("0-1", "0-1")
+    assert reading["artifact_sha256"] == sha256_file(trained / "model.nut")
+    assert [visit["block"] for visit in reading["visits"]] == [0, 1]
+    assert reading["tokens"] % 16 == 0
+    assert reading["loss"] > 0
+    assert reading["visits"][0]["jacobian_norm"] is None
+    options = ("--schedule", LONGER, "--jacobian-steps", 3)
+    longer = json.loads(run(*probe, *options, "--json")[1])
+    assert [visit["iteration"] for visit in longer["visits"]] == [0, 0, 1, 2]
+    assert [visit["cosine"] is None for visit in longer["visits"]] == [True, True, False, False]
+    assert all(visit["jacobian_norm"] > 0 for visit in longer["visits"])
+    status, out, _ = run(*probe, *options)
+    assert status == 0
+    assert f"{LONGER}, trained as 0-1" in out
+    for column in ("stream RMS", "stretch", "attention gain", "spectral norms", "parameters of"):
+        assert column in out
+    assert "stretch" not in run(*probe)[1]
+
+
+def test_a_probe_that_cannot_be_made(run, trained, data, tmp_path):
+    probe = ("probe", trained / "model.nut", "--data", data)
+    fails(run(*probe, "--schedule", "0-2"), "schedule '0-2' runs 3 blocks, the artifact has 2")
+    fails(run(*probe, "--jacobian-steps", -1), "--jacobian-steps -1 must not be negative", status=2)
+    fails(run("probe", tmp_path / "none.nut", "--data", data), "cannot read the artifact")
+    fails(run("probe", trained / "model.nut", "--data", tmp_path / "nowhere"), "no such folder")
+
+
 LONGER = "0 (1)x3"
 
 
