@@ -81,6 +81,22 @@ def test_fewer_loops_leave_the_trained_models_tail_out():
     assert torch.equal(logits(shorter.model, shorter.schedule), logits(flat, shorter.schedule))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_what_longer_schedules_trained_is_left_out_and_the_rest_is_the_same_model(case):
+    config = model_config(**CASES[case])
+    own, longer = config.depth.parse(), config.depth.variant("0 (1-2)x4 3")
+    drawn, packed = (LM(config, schedules) for schedules in ([longer, own], [own]))
+    drawn.init_weights(0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in drawn.parameters():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+        trained = dict(drawn.named_parameters())
+        for name, value in packed.named_parameters():
+            value.copy_(trained[name])
+    assert torch.equal(logits(packed, own), logits(drawn, own))
+
+
 def test_one_token_at_a_time_is_the_same_under_another_schedule():
     longer = load(ALL_TOGETHER).under("0 (1-2)x3 3")
     text = tokens(2, 9).numpy()
