@@ -7,7 +7,7 @@ between a precision that fits and one that does not closes in within a few packi
 from collections.abc import Callable
 
 from nutshell.artifact.config import PackConfig
-from nutshell.artifact.pack import Contents, Packed, is_fitted, pack
+from nutshell.artifact.pack import Contents, Packed, Packer, is_fitted
 from nutshell.errors import BudgetError
 from nutshell.units import format_bytes
 
@@ -24,12 +24,13 @@ def fit(contents: Contents, config: PackConfig, progress: Progress | None = None
     Raises:
         BudgetError: even the coarsest precision is larger, or the rules fix a precision that is.
     """
+    packer = Packer(contents, config)
     if not is_fitted(config):
-        return _must_fit(pack(contents, config, rate_bits=None), config, "the precision that its rules fix")
+        return _must_fit(packer.pack(None), config, "the precision that its rules fix")
     budget = config.budget_bytes
     low_rate, high_rate = LOWEST_RATE_BITS, HIGHEST_RATE_BITS
-    low = _must_fit(pack(contents, config, rate_bits=low_rate), config, f"{low_rate:g} bits a weight")
-    high = pack(contents, config, rate_bits=high_rate)
+    low = _must_fit(packer.pack(low_rate), config, f"{low_rate:g} bits a weight")
+    high = packer.pack(high_rate)
     if len(high.content) <= budget:
         return high
     for packing in range(2, MOST_PACKINGS):
@@ -41,7 +42,7 @@ def fit(contents: Contents, config: PackConfig, progress: Progress | None = None
         aim = (1 - SLACK_FRAC / 2) * budget
         share = (aim - len(low.content)) / (len(high.content) - len(low.content))
         rate = low_rate + min(max(share, 0.05), 0.95) * (high_rate - low_rate)
-        middle = pack(contents, config, rate_bits=rate)
+        middle = packer.pack(rate)
         if len(middle.content) <= budget:
             low, low_rate = middle, rate
         else:

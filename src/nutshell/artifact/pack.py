@@ -6,6 +6,7 @@ text, and every weight is a section named as in the model.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -62,19 +63,53 @@ def is_fitted(config: PackConfig) -> bool:
     return any(rule.bits is None for rule in config.rules)
 
 
+class Packer:
+    """Packs one model at any precision; what no precision changes is coded once.
+
+    Args:
+        contents: what goes into the artifact.
+        config: the rules.
+    """
+
+    def __init__(self, contents: Contents, config: PackConfig) -> None:
+        self._frame = tuple(_frame_sections(contents))
+        by_role = {role: rule for rule in config.rules for role in rule.roles}
+        self._weights: list[tuple[Section, ...] | _Fitted] = []
+        for name, weight in contents.weights.items():
+            rule = by_role.get(contents.roles[name])
+            if rule is None:
+                self._weights.append((_smallest(name, "float", weight.half().numpy(), SIDE_CHAINS),))
+            elif rule.bits is not None:
+                planes = quantize_fixed(weight, bits=rule.bits, clip_sigmas=rule.clip_sigmas)
+                self._weights.append(_plane_sections(name, planes))
+            else:
+                self._weights.append(_Fitted(name, weight, rule))
+
+    def pack(self, rate_bits: float | None) -> Packed:
+        """Quantize, code and wrap; `rate_bits` is the precision of the rules that do not fix theirs."""
+        sections = [*self._frame]
+        for weight in self._weights:
+            sections += weight.sections(rate_bits) if isinstance(weight, _Fitted) else weight
+        content = pack_container(sections, {"producer": f"nutshell {__version__}"})
+        return Packed(content, unpack_container(content), rate_bits)
+
+
 def pack(contents: Contents, config: PackConfig, *, rate_bits: float | None) -> Packed:
-    """Quantize, code and wrap; `rate_bits` is the precision of the rules that do not fix theirs."""
-    sections = [*_frame_sections(contents), *_weight_sections(contents, config.rules, rate_bits)]
-    content = pack_container(sections, {"producer": f"nutshell {__version__}"})
-    return Packed(content, unpack_container(content), rate_bits)
+    """Pack at one precision."""
+    return Packer(contents, config).pack(rate_bits)
 
 
-def quantize(weight: Tensor, rule: RtnConfig, rate_bits: float | None) -> CodePlanes:
-    """Apply a rule to one matrix."""
-    if rule.bits is not None:
-        return quantize_fixed(weight, bits=rule.bits, clip_sigmas=rule.clip_sigmas)
-    assert rate_bits is not None, "a rule without bits needs a fitted rate"
-    return quantize_rate(weight, rate_bits=rate_bits + rule.extra_bits)
+class _Fitted(NamedTuple):
+    """A matrix whose precision the budget decides."""
+
+    name: str
+    weight: Tensor
+    rule: RtnConfig
+
+    def sections(self, rate_bits: float | None) -> tuple[Section, ...]:
+        assert rate_bits is not None, "a rule without bits needs a fitted rate"
+        planes = quantize_rate(self.weight, rate_bits=rate_bits + self.rule.extra_bits)
+        return _plane_sections(self.name, planes)
 
 
 def _frame_sections(contents: Contents) -> Iterable[Section]:
@@ -82,17 +117,9 @@ def _frame_sections(contents: Contents) -> Iterable[Section]:
         yield _smallest(name, name, np.frombuffer(content, np.uint8), BYTES_CHAINS)
 
 
-def _weight_sections(contents: Contents, rules: Iterable[RtnConfig], rate_bits: float | None) -> Iterable[Section]:
-    by_role = {role: rule for rule in rules for role in rule.roles}
-    for name, weight in contents.weights.items():
-        rule = by_role.get(contents.roles[name])
-        if rule is None:
-            yield _smallest(name, "float", weight.half().numpy(), SIDE_CHAINS)
-            continue
-        planes = quantize(weight, rule, rate_bits)
-        yield _smallest(name, "codes", planes.codes, CODE_CHAINS)
-        for side, array in planes.sides.items():
-            yield _smallest(name, side, array, SIDE_CHAINS)
+def _plane_sections(name: str, planes: CodePlanes) -> tuple[Section, ...]:
+    sides = (_smallest(name, side, array, SIDE_CHAINS) for side, array in planes.sides.items())
+    return _smallest(name, "codes", planes.codes, CODE_CHAINS), *sides
 
 
 def _smallest(name: str, kind: str, array: np.ndarray, chains: tuple[codec.Chain, ...]) -> Section:

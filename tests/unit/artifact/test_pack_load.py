@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from models import ALL_TOGETHER, CASES, SMALL, build_model, tokens
+from nutshell.artifact import pack as pack_module
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.container import pack_container, unpack_container
 from nutshell.artifact.fit import fit
@@ -56,7 +57,15 @@ def rules(*given):
 FITTED = {"kind": "rtn", "roles": ["matrix", "embedding"]}
 
 
+@pytest.fixture
+def plain_coding(monkeypatch):
+    """Store arrays as they are: choosing codes takes most of the time of packing, and has tests of its own."""
+    for chains in ("CODE_CHAINS", "SIDE_CHAINS"):
+        monkeypatch.setattr(pack_module, chains, (("raw",),))
+
+
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.usefixtures("plain_coding")
 def test_the_state_of_every_technique_survives(tokenizer, case):
     whole, model, schedule = contents(tokenizer, CASES[case] | {"vocab_size": VOCAB})
     loaded = load(pack(whole, rules({"kind": "rtn", "roles": ["matrix"], "bits": 8}), rate_bits=None).content)
@@ -107,7 +116,8 @@ def test_extra_bits_shift_one_role_against_the_other(tokenizer):
 
 def test_a_budget_nothing_meets_is_refused_with_numbers(tokenizer):
     whole, *_ = contents(tokenizer)
-    with pytest.raises(BudgetError, match=r"the artifact has [\d,.]+ k?B at 1 bits a weight, over the budget of 5,000 B"):
+    message = r"the artifact has [\d,.]+ k?B at 1 bits a weight, over the budget of 5,000 B"
+    with pytest.raises(BudgetError, match=message):
         fit(whole, msgspec.structs.replace(rules(FITTED), budget_bytes=5_000))
     fixed = rules({"kind": "rtn", "roles": ["matrix", "embedding"], "bits": 8})
     with pytest.raises(BudgetError, match="the precision that its rules fix"):
