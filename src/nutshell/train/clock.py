@@ -1,21 +1,14 @@
 """One clock: what is spent of the budget, and when to stop.
 
-Progress in [0, 1] is the only time that schedules see. The clock is injected, so that tests bring their own.
+Progress in [0, 1] is the only time that schedules see.
 """
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
 from nutshell.train.config import BudgetConfig
-
-
-class Clock(Protocol):
-    """Seconds of training so far."""
-
-    def seconds(self) -> float: ...
 
 
 class WallClock:
