@@ -59,7 +59,8 @@ def render(run: StoredRun) -> str:
 
 
 def _list_pairs(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in settings.items())
+    words = {key: " + ".join(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return ", ".join(f"{key} = {value}" for key, value in words.items())
 
 
 def _loss(run: StoredRun, *, width: int, height: int) -> Markup | None:

@@ -241,6 +241,12 @@ def test_other_definitions_are_labelled_and_come_after_the_score(run_dir, edit):
 
 
 @pytest.mark.usefixtures("brief")
+def test_a_list_of_rules_reads_as_words(run_dir, edit):
+    edit("summary.json", strategy={"kind": "sliding", "rules": ["charge_end", "charge_bos"]})
+    assert "kind = sliding, rules = charge_end + charge_bos" in page_of(run_dir).text
+
+
+@pytest.mark.usefixtures("brief")
 def test_conditions_that_changed_on_resume_are_in_the_receipt(run_dir, edit):
     assert "changed on resume" not in page_of(run_dir).text
     change = {"after_step": 1200, "condition": "threads", "before": "4", "after": "2"}
