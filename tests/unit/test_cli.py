@@ -40,6 +40,7 @@ stride = 16
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Type a command; give status, stdout and the lines of stderr."""
+    monkeypatch.setenv("COLUMNS", "160")  # a table's heads break where the terminal of whoever tests is narrow
 
     def typed(*arguments):
         monkeypatch.setattr(sys, "argv", ["nutshell", *map(str, arguments)])
