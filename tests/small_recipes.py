@@ -1,11 +1,12 @@
-"""Every installed recipe's combination of techniques, at the width of the small models that tests run."""
+"""Recipes for tests: a text with changes, and every installed combination of techniques at a small width."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from nutshell.config.catalog import installed_recipes
-from nutshell.recipe import resolve
+from nutshell.recipe import Resolved, resolve
 
 # What a size shrinks to, by the name of its setting; heads keep two to a group, so that grouping is tested.
 SMALLER = {
@@ -21,6 +22,15 @@ SMALLER = {
     "rank": 3,
     "inputs": 8,
 }
+
+
+def resolve_changed(folder: Path, text: str, *changes: tuple[str, str]) -> Resolved:
+    """Resolve a recipe's text after changes, each of which must find its place."""
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "small.toml").write_text(text)
+    return resolve(str(folder / "small.toml"))
 
 
 def shrink(table: Any) -> Any:

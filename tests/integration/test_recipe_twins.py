@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nutshell.artifact.load import load
-from nutshell.artifact.pack import Contents, is_fitted, pack
+from nutshell.artifact.pack import Contents, Packer, is_fitted
 from nutshell.config.catalog import installed_recipes
 from nutshell.config.loader import to_table
 from nutshell.data.tokenizer_training import train_tokenizer
@@ -91,7 +91,7 @@ def test_a_twin_trains_packs_and_loads(twin, tokenizer):
 
     weights = {name: value.detach() for name, value in state.weights.items()}
     contents = Contents.of(weights, table, recipe=resolved.toml(), tokenizer=tokenizer.model_bytes)
-    packed = pack(contents, recipe.pack, rate_bits=4.0 if is_fitted(recipe.pack) else None)
+    packed = Packer(contents, recipe.pack).pack(4.0 if is_fitted(recipe.pack) else None)
     assert len(packed.content) <= recipe.pack.budget_bytes
     loaded = load(packed.content)
     assert loaded.schedule == recipe.final_schedule

@@ -94,11 +94,6 @@ class Packer:
         return Packed(content, unpack_container(content), rate_bits)
 
 
-def pack(contents: Contents, config: PackConfig, *, rate_bits: float | None) -> Packed:
-    """Pack at one precision."""
-    return Packer(contents, config).pack(rate_bits)
-
-
 class _Fitted(NamedTuple):
     """A matrix whose precision the budget decides."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from nutshell.config.struct import Kind, kind_of
-from nutshell.model.config import ModelConfig
+from nutshell.model.config import AtVisit, ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.seams import Place
 
@@ -49,29 +49,21 @@ def params_by_part(config: ModelConfig, schedules: Sequence[DepthSchedule]) -> d
 
 
 def _block_params(config: ModelConfig, place: Place) -> Iterator[tuple[Part, int]]:
-    rule = config.residual.num_params(place)
-    for kind in config.residual.entry:
-        if kind.acts_in(place):
-            number = kind.num_params(place)
-            rule -= number  # a rule counts its entry list with its own parameters
-            yield _part("residual.entry", kind), number
-    yield from ((_part("modulate", kind), kind.num_params(place)) for kind in config.modulate if kind.acts_in(place))
+    yield from _seam_params("residual.entry", config.residual.entry, place)
+    yield from _seam_params("modulate", config.modulate, place)
     for own in config.copies("attention", place):
-        yield from _attention_params(config, own)
+        for name, (kind, shape) in config.attention.matrices(config.model_dim).items():
+            yield _part(f"attention.{name}", kind), kind.num_params(*shape)
+        yield ATTEND, config.attention.num_gains(own)
+        yield from _seam_params("values", config.values, own)
+        yield from _seam_params("heads", config.heads, own)
     for _ in config.copies("mlp", place):
         yield _part("mlp", config.mlp), config.mlp.num_params(config.model_dim)
-    yield _part("residual", config.residual), rule
+    yield _part("residual", config.residual), config.residual.num_params(place)
 
 
-def _attention_params(config: ModelConfig, own: Place) -> Iterator[tuple[Part, int]]:
-    gains = config.attention.num_params(own)
-    for name, shape in config.attention.shapes(config.model_dim).items():
-        kind = getattr(config.attention, name)
-        gains -= kind.num_params(*shape)
-        yield _part(f"attention.{name}", kind), kind.num_params(*shape)
-    yield ATTEND, gains
-    yield from ((_part("values", kind), kind.num_params(own)) for kind in config.values if kind.acts_in(own))
-    yield from ((_part("heads", kind), kind.num_params(own)) for kind in config.heads if kind.acts_in(own))
+def _seam_params(seam: str, kinds: Sequence[AtVisit], place: Place) -> Iterator[tuple[Part, int]]:
+    yield from ((_part(seam, kind), kind.num_params(place)) for kind in kinds if kind.acts_in(place))
 
 
 def flops_per_token(config: ModelConfig, schedule: DepthSchedule, seq_len: int) -> float:
@@ -100,14 +92,11 @@ def flops_by_part(config: ModelConfig, schedule: DepthSchedule, seq_len: int) ->
 
 
 def _visit_flops(config: ModelConfig, place: Place, seq_len: int) -> Iterator[tuple[Part, float]]:
-    attend = config.attention.flops(config.model_dim, seq_len)
-    for name, shape in config.attention.shapes(config.model_dim).items():
-        kind = getattr(config.attention, name)
-        attend -= kind.flops(*shape)
+    for name, (kind, shape) in config.attention.matrices(config.model_dim).items():
         yield _part(f"attention.{name}", kind), kind.flops(*shape)
-    yield ATTEND, attend
+    yield ATTEND, config.attention.attend_flops(config.model_dim, seq_len)
     yield _part("mlp", config.mlp), config.mlp.flops(config.model_dim)
-    seams = {
+    seams: dict[str, Sequence[AtVisit]] = {
         "residual.entry": config.residual.entry,
         "modulate": config.modulate,
         "values": config.values,

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from nutshell.config.struct import Config
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import Per, Place, Stream, filled_rows, of_visit
+from nutshell.model.rows import filled_rows, of_visit
+from nutshell.model.seams import Per, Place, Stream
 from nutshell.model.techniques import HeadConfig, ValueConfig
 from nutshell.nn.kernels.attend import attend
 from nutshell.nn.matrices import MatrixConfig
@@ -70,17 +71,17 @@ class AttentionConfig(Config, frozen=True):
         q_dim, kv_dim = (heads * self.width(model_dim) for heads in (self.num_heads, self.num_kv_heads))
         return {"q": (model_dim, q_dim), "k": (model_dim, kv_dim), "v": (model_dim, kv_dim), "out": (q_dim, model_dim)}
 
-    def num_params(self, place: Place) -> int:
-        """Count the matrices and gains of one block; its techniques count themselves."""
-        shapes = self.shapes(place.dims.model_dim).items()
-        return sum(getattr(self, name).num_params(*shape) for name, shape in shapes) + self.num_heads * place.rows(
-            self.q_gain_per
-        )
+    def matrices(self, model_dim: int) -> dict[str, tuple[MatrixConfig, tuple[int, int]]]:
+        """Give kind and shape of the four matrices."""
+        return {name: (getattr(self, name), shape) for name, shape in self.shapes(model_dim).items()}
 
-    def flops(self, model_dim: int, seq_len: int) -> float:
-        """Count the FLOPs of one token and visit: the matrices, and `4 H E (T + 1) / 2` for reading the others."""
-        matrices = sum(getattr(self, name).flops(*shape) for name, shape in self.shapes(model_dim).items())
-        return matrices + 4 * self.num_heads * self.width(model_dim) * (seq_len + 1) / 2
+    def num_gains(self, place: Place) -> int:
+        """Count the gains of one block; its matrices and techniques count themselves."""
+        return self.num_heads * place.rows(self.q_gain_per)
+
+    def attend_flops(self, model_dim: int, seq_len: int) -> float:
+        """Count the FLOPs by which a token reads the others at one visit: `4 H E (T + 1) / 2`."""
+        return 4 * self.num_heads * self.width(model_dim) * (seq_len + 1) / 2
 
 
 class Attention(nn.Module):

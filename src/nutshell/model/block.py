@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from nutshell.model.attention import Attention
 from nutshell.model.config import ModelConfig, NormPlace
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BranchName, Place, Side, Stream, of_visit
+from nutshell.model.rows import of_visit
+from nutshell.model.seams import BranchName, Place, Side, Stream
 from nutshell.nn.norms import rms_norm
 
 

@@ -7,6 +7,7 @@ from nutshell.config.struct import Config, Kind
 from nutshell.errors import RecipeError
 from nutshell.model.attention import AttentionConfig
 from nutshell.model.depth import DepthSchedule, SkipRule, read_blocks
+from nutshell.model.entry import EntryConfig
 from nutshell.model.residual import ResidualConfig, SequentialConfig
 from nutshell.model.seams import BlockKind, BranchName, Dims, InputKind, Place
 from nutshell.model.skips import AddSkipConfig, JoinConfig
@@ -15,6 +16,8 @@ from nutshell.nn.init import MatrixInit
 from nutshell.nn.matrices import check_matrix
 
 NormPlace = Literal["pre", "output", "peri"]
+# What acts inside blocks, at the visits of a virtual layer.
+AtVisit = EntryConfig | ModulateConfig | ValueConfig | HeadConfig
 
 
 class DepthConfig(Config, frozen=True):

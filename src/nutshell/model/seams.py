@@ -17,7 +17,7 @@ a list and picked by `visit.iteration`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, overload
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +27,6 @@ from nutshell.config.struct import Kind
 from nutshell.model.depth import VirtualLayer, read_blocks
 from nutshell.nn.cache import DocumentIds, KVCache
 from nutshell.nn.kernels.attend import AttendKind
-from nutshell.nn.params import Role, filled
 from nutshell.nn.rotary import Rotary
 
 Per = Literal["block", "visit"]
@@ -173,43 +172,3 @@ class ResidualStep(Protocol):
     """
 
     def __call__(self, state: Any, visit: VirtualLayer, attention: Branch, mlp: Branch, stream: Stream) -> Any: ...
-
-
-class Deviations(nn.ParameterList):
-    """The row of a block, then of each of its visits the deviation from it."""
-
-
-def filled_rows(num_rows: int, shape: tuple[int, ...], value: float, role: Role) -> nn.ParameterList:
-    """Make one parameter for all visits, or one for each."""
-    return nn.ParameterList(filled(shape, value, role) for _ in range(num_rows))
-
-
-def rows_per(place: Place, per: SharedPer, shape: tuple[int, ...], value: float, role: Role) -> nn.ParameterList:
-    """Make the rows that `per` says; deviations start at zero."""
-    if per != "deviation":
-        return filled_rows(place.rows(per), shape, value, role)
-    deviations = (filled(shape, 0.0, role) for _ in range(place.num_visits))
-    return Deviations([filled(shape, value, role), *deviations])
-
-
-@overload
-def of_visit(rows: nn.ParameterList, visit: VirtualLayer, *, skipped: int = 0) -> Tensor: ...
-
-
-@overload
-def of_visit(rows: nn.ModuleList, visit: VirtualLayer, *, skipped: int = 0) -> nn.Module: ...
-
-
-def of_visit(rows: nn.ParameterList | nn.ModuleList, visit: VirtualLayer, *, skipped: int = 0) -> Tensor | nn.Module:
-    """Pick what belongs to a visit; one beyond the trained ones goes by the last one's.
-
-    A single row is picked without looking at the visit, so that compiled code is shared by all visits.
-
-    Args:
-        rows: one for all visits, or one for each.
-        visit: the virtual layer that runs.
-        skipped: how many of the block's first visits have no row.
-    """
-    if isinstance(rows, Deviations):
-        return rows[0] + rows[1 + min(visit.iteration, len(rows) - 2)]
-    return rows[0] if len(rows) == 1 else rows[min(visit.iteration - skipped, len(rows) - 1)]

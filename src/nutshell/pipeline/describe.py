@@ -7,17 +7,13 @@ import torch
 
 from nutshell.artifact.estimate import predict_bytes
 from nutshell.config.struct import kind_of
-from nutshell.model.accounting import count_params, flops_by_part, flops_per_token, params_by_part
-from nutshell.model.config import ModelConfig
+from nutshell.model.accounting import flops_by_part, flops_per_token, params_by_part
+from nutshell.model.config import AtVisit, ModelConfig
 from nutshell.model.depth import DepthSchedule, VirtualLayer
-from nutshell.model.entry import EntryConfig
 from nutshell.model.lm import LM
 from nutshell.model.seams import Place
-from nutshell.model.techniques import HeadConfig, ModulateConfig, ValueConfig
 from nutshell.nn.params import ParamTable
 from nutshell.recipe import Recipe, Resolved
-
-AtVisit = EntryConfig | ModulateConfig | ValueConfig | HeadConfig
 
 
 def describe(resolved: Resolved) -> dict[str, Any]:
@@ -30,13 +26,14 @@ def describe(resolved: Resolved) -> dict[str, Any]:
     model, schedule = recipe.model, recipe.final_schedule
     with torch.device("meta"):
         table = ParamTable.of(LM(model, recipe.schedules))
+    parts = _parts(recipe)
     return {
         "name": resolved.name,
         "about": recipe.about,
-        "num_params": count_params(model, recipe.schedules),
+        "num_params": sum(part["params"] for part in parts),
         "params_by_role": table.count_by_role(),
-        "parts": _parts(recipe),
-        "flops_per_token": flops_per_token(model, schedule, recipe.train.seq_len),
+        "parts": parts,
+        "flops_per_token": sum(part["flops_per_token"] for part in parts),
         "predicted_artifact_bytes": predict_bytes(model, recipe.pack),
         "budget_bytes": recipe.pack.budget_bytes,
         "schedule": schedule.text,

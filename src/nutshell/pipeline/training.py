@@ -61,7 +61,7 @@ class Training:
             recipe_digest=resolved.digest,
             data_digest=dataset.digest,
             seed=seed,
-            compute_dtype=str(self._compute.facts()["compute_dtype"]),
+            compute_dtype=self._compute.precision,
         )
 
     def is_done(self) -> bool:

@@ -52,10 +52,15 @@ class Compute:
             compiled=config.compile == "auto" and any(map(shutil.which, ("g++", "clang++"))),
         )
 
+    @property
+    def precision(self) -> str:
+        """The name that recipes have for the precision: `bf16` or `fp32`."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
     def facts(self) -> dict[str, object]:
         """Say what was chosen, for the receipt."""
         return {
-            "compute_dtype": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+            "compute_dtype": self.precision,
             "attention": self.attend_kind,
             "compiled": self.compiled,
             "threads": torch.get_num_threads(),

@@ -7,7 +7,7 @@ import torch
 from models import model_config
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.estimate import predict_bytes
-from nutshell.artifact.pack import Contents, pack
+from nutshell.artifact.pack import Contents, Packer
 from nutshell.config.loader import decode
 from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.model.lm import LM
@@ -41,7 +41,7 @@ def normal_contents() -> Contents:
 def test_fixed_precision(rule):
     table = {"budget_bytes": 10**9, "rules": [{"kind": "rtn", "roles": ["matrix", "embedding"]} | rule]}
     config = decode(table, PackConfig, where="test")
-    real = len(pack(normal_contents(), config, rate_bits=None).content)
+    real = len(Packer(normal_contents(), config).pack(None).content)
     assert predict_bytes(CONFIG, config) == pytest.approx(real, rel=0.04)
 
 
@@ -50,5 +50,5 @@ def test_a_fitted_precision_ends_at_the_budget_or_at_its_finest():
     config = decode(table, PackConfig, where="test")
     assert predict_bytes(CONFIG, config) == 150_000
     roomy = msgspec.structs.replace(config, budget_bytes=10**9)
-    finest = len(pack(normal_contents(), roomy, rate_bits=8.0).content)
+    finest = len(Packer(normal_contents(), roomy).pack(8.0).content)
     assert predict_bytes(CONFIG, roomy) == pytest.approx(finest, rel=0.04)

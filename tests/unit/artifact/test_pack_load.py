@@ -13,7 +13,7 @@ from nutshell.artifact.config import PackConfig
 from nutshell.artifact.container import pack_container, unpack_container
 from nutshell.artifact.fit import fit
 from nutshell.artifact.load import load
-from nutshell.artifact.pack import Contents, pack
+from nutshell.artifact.pack import Contents, Packer
 from nutshell.artifact.predictor import ModelPredictor, ModelStepper
 from nutshell.config.loader import decode, to_toml
 from nutshell.data.tokenizer_training import train_tokenizer
@@ -68,7 +68,7 @@ def plain_coding(monkeypatch):
 @pytest.mark.usefixtures("plain_coding")
 def test_the_state_of_every_technique_survives(tokenizer, case):
     whole, model, schedule = contents(tokenizer, CASES[case] | {"vocab_size": VOCAB})
-    loaded = load(pack(whole, rules({"kind": "rtn", "roles": ["matrix"], "bits": 8}), rate_bits=None).content)
+    loaded = load(Packer(whole, rules({"kind": "rtn", "roles": ["matrix"], "bits": 8})).pack(None).content)
     with torch.no_grad():
         for row in ParamTable.of(
             model
@@ -103,11 +103,11 @@ def test_more_bytes_buy_more_precision(tokenizer):
 
 def test_extra_bits_shift_one_role_against_the_other(tokenizer):
     whole, *_ = contents(tokenizer)
-    plain = pack(whole, rules(FITTED), rate_bits=4.0)
+    plain = Packer(whole, rules(FITTED)).pack(4.0)
     shifted_rules = rules(
         {"kind": "rtn", "roles": ["matrix"]}, {"kind": "rtn", "roles": ["embedding"], "extra_bits": 2.0}
     )
-    shifted = pack(whole, shifted_rules, rate_bits=4.0)
+    shifted = Packer(whole, shifted_rules).pack(4.0)
     for name in whole.roles:
         if (name, "codes") in plain.container.sections:
             before, after = (len(p.container.section(name, "codes").payload) for p in (plain, shifted))
@@ -168,7 +168,7 @@ def repack(packed, edit):
 )
 def test_an_artifact_that_is_not_its_recipes_is_refused(tokenizer, edit, message):
     whole, *_ = contents(tokenizer)
-    packed = pack(whole, rules(FITTED), rate_bits=4.0)
+    packed = Packer(whole, rules(FITTED)).pack(4.0)
     with pytest.raises(ArtifactError, match=message):
         load(repack(packed, edit), where="here")
 
@@ -178,7 +178,7 @@ def test_a_recipe_that_cannot_be_built_is_an_artifact_error(tokenizer):
     for text in ("= no toml", 'about = "x"', whole.recipe.replace("num_heads = 4", "num_heads = 3")):
         broken = dataclasses.replace(whole, recipe=text)
         with pytest.raises(ArtifactError, match="its recipe or tokenizer cannot be used"):
-            load(pack(broken, rules(FITTED), rate_bits=4.0).content)
+            load(Packer(broken, rules(FITTED)).pack(4.0).content)
 
 
 @pytest.mark.parametrize(
@@ -191,12 +191,12 @@ def test_a_recipe_that_cannot_be_built_is_an_artifact_error(tokenizer):
 def test_a_tokenizer_that_is_not_its_recipes_is_refused(tokenizer, changes, message):
     whole, *_ = contents(tokenizer, changes)
     with pytest.raises(ArtifactError, match=message):
-        load(pack(whole, rules(FITTED), rate_bits=4.0).content, where="here")
+        load(Packer(whole, rules(FITTED)).pack(4.0).content, where="here")
 
 
 def test_stepping_through_the_cache_is_scoring_in_windows(tokenizer):
     whole, *_ = contents(tokenizer)
-    loaded = load(pack(whole, rules(FITTED), rate_bits=5.0).content)
+    loaded = load(Packer(whole, rules(FITTED)).pack(5.0).content)
     text = np.random.default_rng(0).integers(0, VOCAB, (3, 16))
     predictor, stepper = ModelPredictor(loaded), ModelStepper(loaded)
     whole_rows = predictor.log_probs(text)
@@ -213,5 +213,5 @@ def test_stepping_through_the_cache_is_scoring_in_windows(tokenizer):
 
 def test_unpacked_sections_match_what_was_packed(tokenizer):
     whole, *_ = contents(tokenizer)
-    packed = pack(whole, rules(FITTED), rate_bits=4.0)
+    packed = Packer(whole, rules(FITTED)).pack(4.0)
     assert unpack_container(packed.content).sections == packed.container.sections

@@ -11,7 +11,7 @@ import torch
 from nutshell.model.accounting import count_params
 from nutshell.model.depth import DepthSchedule, VirtualLayer
 from nutshell.model.lm import LM
-from nutshell.model.seams import of_visit
+from nutshell.model.rows import of_visit
 from nutshell.model.techniques.layer_scale import LayerScale
 from nutshell.model.techniques.value_embedding import ValueEmbedding
 from nutshell.model.techniques.xsa import XSA

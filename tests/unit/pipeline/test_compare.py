@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 
@@ -6,6 +7,7 @@ from nutshell.errors import UsageError
 from nutshell.pipeline.compare import OVERHEAD, FlopsCost, LayerCost, Stretch, compare, differences, steps_in
 from nutshell.recipe import resolve
 from nutshell.train.config import BudgetConfig
+from small_recipes import resolve_changed
 
 RECIPE = """
 about = "a test"
@@ -34,15 +36,7 @@ FIT = LayerCost(12.2, 8.16)
 def recipe(tmp_path):
     """Resolve the recipe, with changes to its text."""
 
-    def of(*changes):
-        text = RECIPE
-        for before, after in changes:
-            assert before in text
-            text = text.replace(before, after)
-        (tmp_path / "small.toml").write_text(text)
-        return resolve(str(tmp_path / "small.toml"))
-
-    return of
+    return partial(resolve_changed, tmp_path, RECIPE)
 
 
 def work(a, b, cost):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from nutshell.pipeline.describe import describe
-from nutshell.recipe import resolve
+from small_recipes import resolve_changed
 
 RECIPE = """
 about = "a test"
@@ -40,12 +40,7 @@ def described(tmp_path):
     """Describe the recipe, with changes to its text."""
 
     def of(*changes):
-        text = RECIPE
-        for before, after in changes:
-            assert before in text
-            text = text.replace(before, after)
-        (tmp_path / "small.toml").write_text(text)
-        return json.loads(json.dumps(describe(resolve(str(tmp_path / "small.toml")))))
+        return json.loads(json.dumps(describe(resolve_changed(tmp_path, RECIPE, *changes))))
 
     return of
 

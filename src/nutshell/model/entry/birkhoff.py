@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BlockKind, Per, Place, Stream, filled_rows, of_visit
+from nutshell.model.rows import filled_rows, of_visit
+from nutshell.model.seams import BlockKind, Per, Place, Stream
 
 
 class BirkhoffConfig(BlockKind, frozen=True, kw_only=True, tag="birkhoff"):

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BlockKind, Place, Stream, filled_rows, of_visit
+from nutshell.model.rows import filled_rows, of_visit
+from nutshell.model.seams import BlockKind, Place, Stream
 
 
 class DepthEmbeddingConfig(BlockKind, frozen=True, kw_only=True, tag="depth_embedding"):

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BlockKind, Place, SharedPer, Stream, of_visit, rows_per
+from nutshell.model.rows import of_visit, rows_per
+from nutshell.model.seams import BlockKind, Place, SharedPer, Stream
 
 
 class X0MixConfig(BlockKind, frozen=True, kw_only=True, tag="x0_mix"):

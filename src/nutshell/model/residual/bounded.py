@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.residual.rule import Entry, RuleKind
-from nutshell.model.seams import Branch, Place, Stream, of_visit
+from nutshell.model.residual.rule import RuleKind, Step
+from nutshell.model.rows import of_visit
+from nutshell.model.seams import Branch, Place, Stream
 from nutshell.nn.params import parameter
 
 FIRST_LOGITS = (2.0, 0.5, 0.0, 0.0)
@@ -35,15 +36,14 @@ class BoundedConfig(RuleKind, frozen=True, kw_only=True, tag="bounded"):
         return BoundedStep(self, place)
 
     def num_params(self, place: Place) -> int:
-        return super().num_params(place) + len(FIRST_LOGITS) * place.num_visits
+        return len(FIRST_LOGITS) * place.num_visits
 
 
-class BoundedStep(nn.Module):
+class BoundedStep(Step):
     """Mix the stream, the embedded input and the branches by the visit's own weights."""
 
     def __init__(self, config: BoundedConfig, place: Place) -> None:
-        super().__init__()
-        self.entry = Entry(config.entry, place)
+        super().__init__(config, place)
         self.tau = config.tau
         self.logits = nn.ParameterList(parameter(torch.tensor(FIRST_LOGITS), "gate") for _ in range(place.num_visits))
 

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.residual.rule import Entry, RuleKind, StartKind
+from nutshell.model.residual.rule import RuleKind, StartKind, Step
 from nutshell.model.residual.sequential import SequentialStep
 from nutshell.model.seams import Branch, Carry, Dims, Place, Stream
 from nutshell.nn.params import filled
@@ -48,7 +48,7 @@ class LanesConfig(StartKind, frozen=True, kw_only=True, tag="lanes"):
 
     def num_params(self, place: Place) -> int:
         crosses = self.form == "crossed" and place.block >= self.from_block
-        return super().num_params(place) + 6 * crosses
+        return 6 * crosses
 
     def num_carry_params(self, dims: Dims) -> int:
         return 1 if self.form == "split" else 0
@@ -98,24 +98,19 @@ class OneLaneStep(SequentialStep):
         return (super().forward(x, visit, attention, mlp, stream),)
 
 
-class SplitStep(nn.Module):
+class SplitStep(Step):
     """Add each branch to its own lane."""
-
-    def __init__(self, config: RuleKind, place: Place) -> None:
-        super().__init__()
-        self.entry = Entry(config.entry, place)
 
     def forward(self, state: Lanes, visit: VirtualLayer, attention: Branch, mlp: Branch, stream: Stream) -> Lanes:
         first, last = self.entry(state[0], visit, stream), state[-1]
         return first + attention(first), last + mlp(last)
 
 
-class CrossedStep(nn.Module):
+class CrossedStep(Step):
     """Add both branches to both lanes, once both have read."""
 
     def __init__(self, config: RuleKind, place: Place) -> None:
-        super().__init__()
-        self.entry = Entry(config.entry, place)
+        super().__init__(config, place)
         self.keep = filled((2,), 1.1, "gain")
         self.post = filled((2, 2), 1.0, "gain")  # from attention and MLP, to lanes 0 and 1
 

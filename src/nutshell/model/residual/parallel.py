@@ -11,10 +11,10 @@ Interacts: a block's form goes by its number, at each of its visits.
 """
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.residual.rule import Entry, RuleKind, StartKind
+from nutshell.model.residual.rule import StartKind, Step
 from nutshell.model.residual.sequential import SequentialStep
 from nutshell.model.seams import Branch, Place, Stream
 
@@ -26,12 +26,8 @@ class ParallelConfig(StartKind, frozen=True, kw_only=True, tag="parallel"):
         return (ParallelStep if place.block >= self.from_block else SequentialStep)(self, place)
 
 
-class ParallelStep(nn.Module):
+class ParallelStep(Step):
     """Add both branches at once."""
-
-    def __init__(self, config: RuleKind, place: Place) -> None:
-        super().__init__()
-        self.entry = Entry(config.entry, place)
 
     def forward(
         self, state: Float[Tensor, "B T D"], visit: VirtualLayer, attention: Branch, mlp: Branch, stream: Stream

@@ -18,8 +18,8 @@ class RuleKind(Kind, frozen=True, kw_only=True):
         return SingleStream()
 
     def num_params(self, place: Place) -> int:
-        """Count the parameters of one block."""
-        return sum(kind.num_params(place) for kind in self.entry if kind.acts_in(place))
+        """Count the parameters of one block; the entry list counts itself."""
+        return 0
 
     def num_carry_params(self, dims: Dims) -> int:
         """Count the parameters that no block holds."""
@@ -85,3 +85,11 @@ class Entry(nn.ModuleList):
         for technique in self:
             x = technique(x, visit, stream)
         return x
+
+
+class Step(nn.Module):
+    """Base of the residual steps: a block's part of its rule."""
+
+    def __init__(self, config: RuleKind, place: Place) -> None:
+        super().__init__()
+        self.entry = Entry(config.entry, place)

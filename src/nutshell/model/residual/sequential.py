@@ -10,10 +10,10 @@ Interacts: with nothing.
 """
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.residual.rule import Entry, RuleKind
+from nutshell.model.residual.rule import RuleKind, Step
 from nutshell.model.seams import Branch, Place, Stream
 
 
@@ -24,12 +24,8 @@ class SequentialConfig(RuleKind, frozen=True, kw_only=True, tag="sequential"):
         return SequentialStep(self, place)
 
 
-class SequentialStep(nn.Module):
+class SequentialStep(Step):
     """Add one branch after the other."""
-
-    def __init__(self, config: RuleKind, place: Place) -> None:
-        super().__init__()
-        self.entry = Entry(config.entry, place)
 
     def forward(
         self, state: Float[Tensor, "B T D"], visit: VirtualLayer, attention: Branch, mlp: Branch, stream: Stream

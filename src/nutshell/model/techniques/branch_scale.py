@@ -12,11 +12,8 @@ Interacts: what is listed after it (a FiLM shift) is not scaled by it.
 
 from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BlockKind, BranchName, Place, SharedPer, Side, Stream, of_visit, rows_per
+from nutshell.model.rows import BranchGain, rows_per
+from nutshell.model.seams import BlockKind, Place, SharedPer, Side
 
 
 class BranchScaleConfig(BlockKind, frozen=True, kw_only=True, tag="branch_scale"):
@@ -27,26 +24,14 @@ class BranchScaleConfig(BlockKind, frozen=True, kw_only=True, tag="branch_scale"
     mlp: SharedPer = "block"
 
     def build(self, place: Place) -> "BranchScale":
-        return BranchScale(self, place)
+        shape = (place.dims.model_dim,)
+        return BranchScale(
+            rows_per(place, self.attention, shape, 1.0, "scale"), rows_per(place, self.mlp, shape, 1.0, "scale")
+        )
 
     def num_params(self, place: Place) -> int:
         return place.dims.model_dim * (place.rows(self.attention) + place.rows(self.mlp))
 
 
-class BranchScale(nn.Module):
+class BranchScale(BranchGain):
     """Weigh the channels of a branch's output."""
-
-    def __init__(self, config: BranchScaleConfig, place: Place) -> None:
-        super().__init__()
-        shape = (place.dims.model_dim,)
-        self.attention = rows_per(place, config.attention, shape, 1.0, "scale")
-        self.mlp = rows_per(place, config.mlp, shape, 1.0, "scale")
-
-    def forward(
-        self, h: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer, stream: Stream
-    ) -> Float[Tensor, "B T D"]:
-        rows = self.attention if branch == "attention" else self.mlp
-        return of_visit(rows, visit).to(h.dtype) * h
-
-    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
-        return {"attention": of_visit(self.attention, visit), "mlp": of_visit(self.mlp, visit)}

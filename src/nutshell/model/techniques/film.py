@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BlockKind, BranchName, Place, Side, Stream, filled_rows, of_visit
+from nutshell.model.rows import BranchRows, filled_rows
+from nutshell.model.seams import BlockKind, BranchName, Place, Side, Stream
 
 
 class FilmConfig(BlockKind, frozen=True, kw_only=True, tag="film"):
@@ -73,7 +74,11 @@ def _bound(config: FilmConfig) -> Callable[[Tensor], Tensor]:
     return partial(hard_cap if config.cap_form == "hard" else soft_cap, cap=config.cap)
 
 
-class FilmScale(nn.Module):
+def _rows(place: Place, value: float) -> nn.ParameterList:
+    return filled_rows(place.num_visits, (place.dims.model_dim,), value, "scale")
+
+
+class FilmScale(BranchRows):
     """Gamma: a factor for each channel, by branch and visit.
 
     Attributes:
@@ -81,16 +86,13 @@ class FilmScale(nn.Module):
     """
 
     def __init__(self, config: FilmConfig, place: Place) -> None:
-        super().__init__()
-        shape = (place.dims.model_dim,)
+        super().__init__(_rows(place, 1.0), _rows(place, 1.0))
         self.cap = config.cap
         self.bound = _bound(config)
-        self.attention = filled_rows(place.num_visits, shape, 1.0, "scale")
-        self.mlp = filled_rows(place.num_visits, shape, 1.0, "scale")
 
     def used(self, branch: BranchName, visit: VirtualLayer) -> Float[Tensor, " D"]:
         """Give the factors that act at a visit: gamma after its cap, in fp32."""
-        return self.bound(of_visit(self.attention if branch == "attention" else self.mlp, visit))
+        return self.bound(self.at(branch, visit))
 
     def forward(self, z: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer) -> Float[Tensor, "B T D"]:
         return self.used(branch, visit).to(z.dtype) * z
@@ -98,25 +100,22 @@ class FilmScale(nn.Module):
     def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
         said = {"attention.gamma": self.used("attention", visit), "mlp.gamma": self.used("mlp", visit)}
         if self.cap is not None:  # the mean is the fraction of channels that are beyond it
-            said["attention.beyond_cap"] = of_visit(self.attention, visit).abs() > self.cap
-            said["mlp.beyond_cap"] = of_visit(self.mlp, visit).abs() > self.cap
+            said["attention.beyond_cap"] = self.at("attention", visit).abs() > self.cap
+            said["mlp.beyond_cap"] = self.at("mlp", visit).abs() > self.cap
         return said
 
 
-class FilmShift(nn.Module):
+class FilmShift(BranchRows):
     """Beta: an addend for each channel, by branch and visit."""
 
     def __init__(self, place: Place) -> None:
-        super().__init__()
-        shape = (place.dims.model_dim,)
-        self.attention = filled_rows(place.num_visits, shape, 0.0, "scale")
-        self.mlp = filled_rows(place.num_visits, shape, 0.0, "scale")
+        super().__init__(_rows(place, 0.0), _rows(place, 0.0))
 
     def forward(self, z: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer) -> Float[Tensor, "B T D"]:
-        return z + of_visit(self.attention if branch == "attention" else self.mlp, visit).to(z.dtype)
+        return z + self.at(branch, visit).to(z.dtype)
 
     def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
-        return {"attention.beta": of_visit(self.attention, visit), "mlp.beta": of_visit(self.mlp, visit)}
+        return {"attention.beta": self.at("attention", visit), "mlp.beta": self.at("mlp", visit)}
 
 
 class Film(nn.Module):

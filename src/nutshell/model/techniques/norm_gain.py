@@ -12,11 +12,8 @@ Interacts: where norms.attention or norms.mlp is "output", that branch's input i
 
 from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import BlockKind, BranchName, Per, Place, Side, Stream, filled_rows, of_visit
+from nutshell.model.rows import BranchGain, filled_rows
+from nutshell.model.seams import BlockKind, Per, Place, Side
 
 
 class NormGainConfig(BlockKind, frozen=True, kw_only=True, tag="norm_gain"):
@@ -26,26 +23,12 @@ class NormGainConfig(BlockKind, frozen=True, kw_only=True, tag="norm_gain"):
     per: Per = "visit"
 
     def build(self, place: Place) -> "NormGain":
-        return NormGain(self, place)
+        shape, rows = (place.dims.model_dim,), place.rows(self.per)
+        return NormGain(filled_rows(rows, shape, 1.0, "gain"), filled_rows(rows, shape, 1.0, "gain"))
 
     def num_params(self, place: Place) -> int:
         return 2 * place.dims.model_dim * place.rows(self.per)
 
 
-class NormGain(nn.Module):
+class NormGain(BranchGain):
     """Weigh the channels of a branch's input."""
-
-    def __init__(self, config: NormGainConfig, place: Place) -> None:
-        super().__init__()
-        shape = (place.dims.model_dim,)
-        self.attention = filled_rows(place.rows(config.per), shape, 1.0, "gain")
-        self.mlp = filled_rows(place.rows(config.per), shape, 1.0, "gain")
-
-    def forward(
-        self, h: Float[Tensor, "B T D"], branch: BranchName, visit: VirtualLayer, stream: Stream
-    ) -> Float[Tensor, "B T D"]:
-        rows = self.attention if branch == "attention" else self.mlp
-        return of_visit(rows, visit).to(h.dtype) * h
-
-    def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
-        return {"attention": of_visit(self.attention, visit), "mlp": of_visit(self.mlp, visit)}

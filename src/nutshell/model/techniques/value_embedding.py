@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from nutshell.model.depth import VirtualLayer
-from nutshell.model.seams import Dims, Per, Place, Stream, ValueKind, filled_rows, of_visit
+from nutshell.model.rows import filled_rows, of_visit
+from nutshell.model.seams import Dims, Per, Place, Stream, ValueKind
 from nutshell.nn.params import Normal, filled, parameter
 from nutshell.nn.projection import Projection
 
