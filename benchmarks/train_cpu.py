@@ -27,7 +27,8 @@ from nutshell.model.accounting import flops_per_token
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
 from nutshell.recipe import Recipe, resolve
-from nutshell.train.compute import Compute, TrainingLoss
+from nutshell.train.compute import Compute
+from nutshell.train.loss import TrainingLoss
 from nutshell.train.state import TrainState
 
 app = App(help=__doc__)
@@ -77,7 +78,7 @@ class Step:
     def __init__(self, recipe: Recipe, compute: Compute) -> None:
         model = LM(recipe.model, recipe.schedules)
         model.init_weights(0)
-        self.loss = TrainingLoss(model, compute)
+        self.loss = TrainingLoss(model, compute, recipe.train)
         self.state = TrainState(model, recipe.train, recipe.optim, dtype=compute.dtype)
         shape = (recipe.train.batch_size, recipe.train.seq_len + 1)
         tokens = torch.randint(recipe.model.vocab_size, shape, generator=torch.Generator().manual_seed(0))
@@ -88,7 +89,7 @@ class Step:
         marks = [time.perf_counter()]
         loss = self.loss(self.inputs, self.targets, schedule)
         marks.append(time.perf_counter())
-        loss.backward()
+        loss.objective.backward()
         marks.append(time.perf_counter())
         self.state.optimizers.step(0.5)
         marks.append(time.perf_counter())

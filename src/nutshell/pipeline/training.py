@@ -23,8 +23,9 @@ from nutshell.pipeline.describe import describe
 from nutshell.pipeline.rows import MetricsLog, RowLog
 from nutshell.recipe import Resolved
 from nutshell.train.checkpoint import Change, Checkpoint, Identity
-from nutshell.train.compute import Compute, TrainingLoss
+from nutshell.train.compute import Compute
 from nutshell.train.loop import OnRow, Plan, prepare, train
+from nutshell.train.loss import TrainingLoss
 from nutshell.train.probing import Probing
 from nutshell.train.state import TrainState
 
@@ -124,7 +125,7 @@ class Training:
         torch.set_num_threads(num_threads())
         model = LM(recipe.model, recipe.schedules)
         model.init_weights(self._identity.seed)
-        loss = TrainingLoss(model, self._compute)
+        loss = TrainingLoss(model, self._compute, recipe.train)
         state = TrainState(model, recipe.train, recipe.optim, dtype=self._compute.dtype, conditions=self._conditions())
         with TreeWatch() as tree:
             prepare_seconds = prepare(plan, loss, recipe.model.vocab_size)

@@ -53,7 +53,9 @@ class TrainConfig(Config, frozen=True):
     """Budget, batch, phases, averaging, precision and probes.
 
     `batch_size` sequences of `seq_len` tokens make a step. `ema_decay` averages the weights in fp32 after every step;
-    the average is what is packed. `compute_dtype` auto is bf16 where the processor has instructions for it, else fp32.
+    the average is what is packed. `label_smoothing` and `z_loss` are terms of the objective alone (train/loss.py); what
+    is reported stays the plain cross-entropy. `compute_dtype` auto is bf16 where the processor has instructions for it,
+    else fp32.
     `compile` auto compiles where there is a C++ compiler: half a minute that pays from some hundred steps on.
     `probe_every` reads the diagnostics of docs/probes.md every so many steps; the clock stands still meanwhile.
     """
@@ -63,6 +65,8 @@ class TrainConfig(Config, frozen=True):
     seq_len: int
     phases: tuple[PhaseConfig, ...] = ()
     ema_decay: float | None = None
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
     compute_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     compile: Literal["auto", "never"] = "auto"
     checkpoint_seconds: float = 60.0
@@ -76,6 +80,10 @@ class TrainConfig(Config, frozen=True):
             raise ValueError(f"probe_every must be at least 1, got {self.probe_every}")
         if self.ema_decay is not None and not 0.0 < self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {self.ema_decay}")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, got {self.label_smoothing}")
+        if self.z_loss < 0.0:
+            raise ValueError(f"z_loss must be at least 0, got {self.z_loss}")
         ends = [phase.until for phase in self.phases]
         if ends != sorted(set(ends)) or any(not 0.0 < end <= 1.0 for end in ends):
             raise ValueError(f"phases must end at rising fractions between 0 and 1, got {ends}")

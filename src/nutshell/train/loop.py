@@ -21,8 +21,8 @@ from nutshell.errors import RunError
 from nutshell.model.depth import DepthSchedule
 from nutshell.train.checkpoint import Identity
 from nutshell.train.clock import Spent, WallClock, is_spent, progress
-from nutshell.train.compute import TrainingLoss
 from nutshell.train.config import TrainConfig
+from nutshell.train.loss import TrainingLoss
 from nutshell.train.phases import Phase, draw, phase_at
 from nutshell.train.probing import Probing
 from nutshell.train.state import TrainState
@@ -63,7 +63,7 @@ def prepare(plan: Plan, loss: TrainingLoss, vocab_size: int) -> float:
     start = time.perf_counter()
     tokens = torch.arange(plan.config.batch_tokens).reshape(plan.config.batch_size, -1) % vocab_size
     for schedule in plan.schedules:
-        loss(tokens, tokens, schedule).backward()
+        loss(tokens, tokens, schedule).objective.backward()
     return time.perf_counter() - start
 
 
@@ -119,8 +119,8 @@ def _gradient_step(loss: TrainingLoss, batches: BatchSource, state: TrainState, 
     """Leave the gradients of one batch; return its loss in nats a token."""
     inputs, targets = (torch.from_numpy(part) for part in batches.batch(state.spent.steps))
     value = loss(inputs, targets, schedule)
-    value.backward()
-    nats = value.item()
+    value.objective.backward()
+    nats = value.nats.item()
     if not math.isfinite(nats):
         raise RunError(f"step {state.spent.steps + 1}: the loss is {nats}; lower the learning rates")
     return nats

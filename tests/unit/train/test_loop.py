@@ -14,9 +14,10 @@ from nutshell.optim.config import OptimConfig
 from nutshell.train.averaging import Averaged
 from nutshell.train.checkpoint import Change, Checkpoint, Conditions, Identity
 from nutshell.train.clock import Spent
-from nutshell.train.compute import Compute, TrainingLoss
+from nutshell.train.compute import Compute
 from nutshell.train.config import BudgetConfig, TrainConfig
 from nutshell.train.loop import Interrupted, Plan, prepare, train
+from nutshell.train.loss import TrainingLoss
 from nutshell.train.phases import Phase, draw
 from nutshell.train.state import TrainState
 
@@ -45,7 +46,7 @@ def set_up(tmp_path, *, steps=12, **optim):
     model = LM(config, plan.schedules)
     model.init_weights(0)
     state = TrainState(model, settings, OptimConfig(**optim), dtype=torch.float32)
-    return plan, state, TrainingLoss(model, EAGER)
+    return plan, state, TrainingLoss(model, EAGER, settings)
 
 
 def final_state(state):

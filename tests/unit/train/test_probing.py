@@ -19,9 +19,10 @@ from nutshell.train import clock as clock_module
 from nutshell.train import probing as probing_module
 from nutshell.train.checkpoint import Checkpoint, Identity
 from nutshell.train.clock import Spent, WallClock
-from nutshell.train.compute import Compute, TrainingLoss
+from nutshell.train.compute import Compute
 from nutshell.train.config import BudgetConfig, TrainConfig
 from nutshell.train.loop import Plan, train
+from nutshell.train.loss import TrainingLoss
 from nutshell.train.phases import Phase
 from nutshell.train.probing import PROBE_TOKENS, Probing
 from nutshell.train.state import TrainState
@@ -57,7 +58,7 @@ class Run:
             self.probing = None
 
     def train(self, on_step=lambda row: None):
-        train(self.plan, self.state, TrainingLoss(self.model, EAGER), Text(), on_step, self.probing)
+        train(self.plan, self.state, TrainingLoss(self.model, EAGER, self.plan.config), Text(), on_step, self.probing)
         return self
 
     def tensors(self):
