@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt16
+from jaxtyping import Int64, UInt16
 
 from nutshell import files
 from nutshell.errors import DataError
@@ -79,11 +79,19 @@ class TokenStream:
             parts.append(shard[max(start - shard_start, 0) : stop - shard_start])
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16)
 
+    @property
+    def edges(self) -> Int64[np.ndarray, " S+1"]:
+        """Where each shard begins, and the end of the last."""
+        return self._starts
+
+    def find(self, token: int) -> Int64[np.ndarray, " N"]:
+        """List the positions of a token in rising order; reads every shard."""
+        pairs = zip(self._shards, self._starts, strict=False)
+        return np.concatenate([np.flatnonzero(shard == token) + start for shard, start in pairs])
+
     def documents(self, bos_id: int) -> Iterator[Tokens]:
         """Cut the stream at each BOS, which is left out; what precedes the first one counts as a document too."""
-        pairs = zip(self._shards, self._starts, strict=False)
-        starts = np.concatenate([np.flatnonzero(shard == bos_id) + start for shard, start in pairs]).tolist()
-        edges = [*starts, len(self)]
+        edges = [*self.find(bos_id).tolist(), len(self)]
         if edges[0] > 0:
             yield self[0 : edges[0]]
         for start, stop in itertools.pairwise(edges):
