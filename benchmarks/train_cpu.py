@@ -144,7 +144,7 @@ def _measure(recipe: Recipe, schedule: DepthSchedule, compute: Compute, rounds: 
     step_seconds = [sum(seconds.values()) for seconds in parts]
     ratios = [alone / whole for alone, whole in zip(product_seconds, step_seconds, strict=True)]
     seconds = statistics.median(step_seconds)
-    tokens = recipe.train.batch_tokens
+    tokens = recipe.phases[-1].batch_tokens
     return {
         "schedule": schedule.text,
         "step_seconds": seconds,

@@ -1,5 +1,6 @@
 """What this machine is: facts that receipts record and that choose between code paths."""
 
+import hashlib
 import os
 import platform
 from functools import cache
@@ -27,6 +28,17 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+@cache
+def code_digest() -> str:
+    """Give the SHA-256 of the installed code: of every Python file of the package, by path and content."""
+    root = Path(__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        found.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
 
 
 @cache

@@ -32,7 +32,7 @@ class Ranks:
         dist.broadcast(shared, src=0)
         return shared.item()
 
-    def any(self, flag: bool, device: torch.device | None = None) -> bool:  # noqa: FBT001  # the question's own answer
+    def any(self, flag: bool, device: torch.device | None = None) -> bool:  # the question's own answer
         """Say whether any rank says so."""
         if self.size == 1:
             return flag
@@ -51,13 +51,13 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined_ranks(device_type: str) -> Iterator[Ranks]:
+def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that the environment names, over NCCL on GPUs and gloo elsewhere; leave them at the end."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield ALONE
         return
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), size)
     finally:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from nutshell.artifact.config import PackConfig
@@ -42,8 +43,17 @@ class Recipe(Config, frozen=True):
                 f"train.phases: the last phase lasts to the end without '{self.final_schedule.text}', which is packed; "
                 "add it to its schedules, or end it before 1"
             )
+        self._check_phases_differ()
         if self.score.stride > self.train.seq_len:
             raise ValueError(f"score.stride {self.score.stride} is longer than train.seq_len {self.train.seq_len}")
+
+    def _check_phases_differ(self) -> None:
+        """Refuse a phase that computes as the next one does: it would do nothing."""
+        for phase, following in pairwise(self.phases):
+            if phase._replace(until=following.until) == following:
+                raise ValueError(
+                    f"train.phases: the phase until {phase.until:g} has no effect: the next runs as it does"
+                )
 
     def _check_first_block(self, schedule: DepthSchedule) -> None:
         """Refuse a change of the first block where a technique reads its values: its own visits have no weights."""
@@ -62,12 +72,19 @@ class Recipe(Config, frozen=True):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The phases of the training; the last one ends with it."""
+        train = self.train
         listed = tuple(
-            Phase(phase.until, tuple(self.model.depth.variant(text) for text in phase.texts))
-            for phase in self.train.phases
+            Phase(
+                until=phase.until,
+                schedules=tuple(self.model.depth.variant(text) for text in phase.texts) or (self.final_schedule,),
+                batch_size=phase.batch_size or train.batch_size,
+                seq_len=phase.seq_len or train.seq_len,
+            )
+            for phase in train.phases
         )
         lasts_to_the_end = bool(listed) and listed[-1].until == 1.0
-        return listed if lasts_to_the_end else (*listed, Phase(1.0, (self.final_schedule,)))
+        last = Phase(1.0, (self.final_schedule,), train.batch_size, train.seq_len)
+        return listed if lasts_to_the_end else (*listed, last)
 
     @property
     def schedules(self) -> tuple[DepthSchedule, ...]:

@@ -24,7 +24,7 @@ depth = {{ schedule = "0 (1)x2" }}
 [train]
 batch_size = 4
 seq_len = 32
-ema_decay = 0.9
+averages = [{{ kind = "ema", decay = 0.9 }}]
 phases = [{{ until = 0.5, schedule = "0-1" }}]
 budget = {{ steps = {STEPS} }}
 [pack]

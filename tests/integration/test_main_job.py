@@ -24,7 +24,7 @@ skips = "mirror"
 [train]
 batch_size = 4
 seq_len = 64
-ema_decay = 0.9
+averages = [{ kind = "ema", decay = 0.9 }]
 compile = "never"
 phases = [{ until = 0.5, schedule = "0-2" }]
 budget = { steps = 20 }

@@ -15,6 +15,7 @@ from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.recipe import resolve
+from nutshell.train.averaging import name_of
 from nutshell.train.compute import Compute
 from nutshell.train.loss import TrainingLoss
 from nutshell.train.state import TrainState
@@ -55,7 +56,7 @@ def test_a_twin_has_the_techniques_and_rates_of_its_original(twin):
     assert msgspec.structs.replace(small.optim, **FRACTIONS) == msgspec.structs.replace(full.optim, **FRACTIONS)
     assert small.pack.rules == full.pack.rules
     assert [phase.until for phase in small.train.phases] == [phase.until for phase in full.train.phases]
-    assert (small.train.ema_decay is None) == (full.train.ema_decay is None)
+    assert list(map(name_of, small.train.averages)) == list(map(name_of, full.train.averages))
 
 
 @twins

@@ -7,6 +7,7 @@ from nutshell.nn.params import ParamRow, ParamTable, Role
 from nutshell.optim.config import OptimConfig
 from nutshell.optim.curves import ramp, warmdown
 from nutshell.optim.muon import Muon
+from nutshell.ranks import ALONE, Ranks
 
 MATRIX_ROLES: tuple[Role, ...] = ("matrix",)
 EMBED_ROLES: tuple[Role, ...] = ("embedding", "head")
@@ -22,7 +23,9 @@ class Optimizers:
         dtype: precision of Muon's products.
     """
 
-    def __init__(self, table: ParamTable, config: OptimConfig, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self, table: ParamTable, config: OptimConfig, *, dtype: torch.dtype, ranks: Ranks = ALONE
+    ) -> None:
         matrices, embeddings, scalars = (table.with_role(*roles) for roles in (MATRIX_ROLES, EMBED_ROLES, SCALAR_ROLES))
         _assert_exact_cover(table, [*matrices, *embeddings, *scalars])
         self.config = config
@@ -45,11 +48,10 @@ class Optimizers:
             fused=True,
         )
 
-    def step(self, progress: float) -> float:
-        """Clip, update every parameter, clear the gradients; return the learning-rate multiplier used."""
+    def step(self, progress: float) -> dict[str, float]:
+        """Clip, update every parameter, clear the gradients; return the rates used and the gradient's norm."""
         config = self.config
-        if config.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip or float("inf"))
         lr_scale = warmdown(progress, frac=config.warmdown_frac, floor=config.warmdown_floor)
         momentum = ramp(progress, start=config.momentum_start, stop=config.momentum, frac=config.momentum_warmup_frac)
         self._muon.step(lr_scale=lr_scale, momentum=momentum)
@@ -57,7 +59,7 @@ class Optimizers:
             group["lr"] = group["base_lr"] * lr_scale
         self._adamw.step()
         self.clear()
-        return lr_scale
+        return {"lr": lr_scale, "momentum": momentum, "grad_norm": norm.item()}
 
     def clear(self) -> None:
         """Forget the gradients. None, not zero: what a schedule does not reach is neither moved nor decayed."""

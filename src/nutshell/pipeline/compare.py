@@ -1,7 +1,7 @@
 """Two recipes side by side: the settings in which they differ, and what each gets done in the same training time.
 
 Phases end at fractions of the budget. Where the budget is a time, a phase of share f gets f T seconds, so a cheap step
-early buys more steps, not more time; where it is steps or tokens, a phase gets its share of the steps. Both are counted
+early buys more steps, not more time; where it is steps or tokens, a phase gets its share of those. All are counted
 here phase by phase. "4,550 steps x 17 layers = 4,071 x 19" of openai/parameter-golf 1678 is neither: 35 % of that time
 runs 11 layers in both, and a step has a cost that layers do not explain (shared/spec/sp8192-loop36.md 4.2).
 """
@@ -18,6 +18,7 @@ from nutshell.model.depth import DepthSchedule
 from nutshell.pipeline.describe import describe
 from nutshell.recipe import Recipe, Resolved
 from nutshell.train.config import BudgetConfig
+from nutshell.train.phases import Phase
 
 # The part of a step's time that its FLOPs do not explain (optimizer, launches, averaging). Measured once: the steps of
 # openai/parameter-golf 1493 fit 12.2 ms + 8.16 ms a layer, 150.9 ms at 17 layers; by FLOPs the head is worth 1.07
@@ -35,7 +36,7 @@ class StepCost(Protocol):
 
     in_seconds: ClassVar[bool]
 
-    def of(self, recipe: Recipe, schedule: DepthSchedule) -> float: ...
+    def of(self, recipe: Recipe, phase: Phase, schedule: DepthSchedule) -> float: ...
 
     def words(self) -> str: ...
 
@@ -54,9 +55,9 @@ class FlopsCost:
         if not 0 <= self.overhead < 1:
             raise UsageError(f"describe: --overhead {self.overhead:g}: give a part of a step, from 0 to below 1")
 
-    def of(self, recipe: Recipe, schedule: DepthSchedule) -> float:
-        final = _step_flops(self.reference, self.reference.final_schedule)
-        return _step_flops(recipe, schedule) + final * self.overhead / (1 - self.overhead)
+    def of(self, recipe: Recipe, phase: Phase, schedule: DepthSchedule) -> float:
+        final = _step_flops(self.reference, self.reference.phases[-1], self.reference.final_schedule)
+        return _step_flops(recipe, phase, schedule) + final * self.overhead / (1 - self.overhead)
 
     def words(self) -> str:
         return f"a step's time goes with its FLOPs, beside a fixed cost of {100 * self.overhead:g} % of A's final step"
@@ -79,8 +80,9 @@ class LayerCost:
                 f"describe: --step-ms {self.fixed_ms:g} {self.layer_ms:g}: give times that can have been measured"
             )
 
-    def of(self, recipe: Recipe, schedule: DepthSchedule) -> float:
-        return 1e-3 * (self.fixed_ms + self.layer_ms * schedule.num_layers)
+    def of(self, recipe: Recipe, phase: Phase, schedule: DepthSchedule) -> float:
+        smaller = phase.batch_tokens / recipe.phases[-1].batch_tokens  # a layer's time was measured on a whole batch
+        return 1e-3 * (self.fixed_ms + self.layer_ms * schedule.num_layers * smaller)
 
     def words(self) -> str:
         return f"a step takes {self.fixed_ms:g} ms and {self.layer_ms:g} ms a virtual layer in both"
@@ -91,11 +93,18 @@ class LayerCost:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A phase as far as time goes: its share of the budget, and its steps' mean time and mean number of layers."""
+    """A phase as far as time goes: its share of the budget; its steps' mean time, mean number of layers, and tokens."""
 
     share: float
     step_time: float
     layers: float
+    tokens: int = 1
+
+    def spends(self, budget: BudgetConfig) -> float:
+        """Give what a step takes of a budget, in the budget's unit."""
+        if budget.seconds is not None:
+            return self.step_time
+        return 1.0 if budget.steps is not None else self.tokens
 
 
 def compare(a: Resolved, b: Resolved, *, cost: StepCost) -> dict[str, Any]:
@@ -135,10 +144,8 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> l
 
 def steps_in(stretches: Sequence[Stretch], time: float, budget: BudgetConfig) -> list[float]:
     """Say how many steps each phase takes in a training that lasts `time`, in the unit of the steps' times."""
-    if budget.seconds is not None:
-        return [time * stretch.share / stretch.step_time for stretch in stretches]
-    steps = time / _mean_step_time(stretches)
-    return [steps * stretch.share for stretch in stretches]
+    spent = time / _time_by_unit(stretches, budget)
+    return [spent * stretch.share / stretch.spends(budget) for stretch in stretches]
 
 
 def stretches_of(recipe: Recipe, cost: StepCost) -> list[Stretch]:
@@ -147,8 +154,9 @@ def stretches_of(recipe: Recipe, cost: StepCost) -> list[Stretch]:
     return [
         Stretch(
             share=phase.until - begin,
-            step_time=_mean([cost.of(recipe, schedule) for schedule in phase.schedules]),
+            step_time=_mean([cost.of(recipe, phase, schedule) for schedule in phase.schedules]),
             layers=_mean([schedule.num_layers for schedule in phase.schedules]),
+            tokens=phase.batch_tokens,
         )
         for begin, phase in zip(begins, recipe.phases, strict=False)
     ]
@@ -170,8 +178,7 @@ def _training_time(recipe: Recipe, cost: StepCost) -> tuple[float, bool]:
     budget = recipe.train.budget
     if budget.seconds is not None:
         return (budget.seconds, True) if cost.in_seconds else (1.0, False)
-    steps = budget.steps or (budget.tokens or 0) / recipe.train.batch_tokens
-    return steps * _mean_step_time(stretches_of(recipe, cost)), True
+    return (budget.steps or budget.tokens or 0) * _time_by_unit(stretches_of(recipe, cost), budget), True
 
 
 def _side(
@@ -201,7 +208,7 @@ def _work(recipe: Recipe, stretches: Sequence[Stretch], time: float) -> dict[str
     return {
         "steps": sum(steps),
         "layer_steps": sum(taken * stretch.layers for taken, stretch in zip(steps, stretches, strict=True)),
-        "tokens": sum(steps) * recipe.train.batch_tokens,
+        "tokens": sum(taken * stretch.tokens for taken, stretch in zip(steps, stretches, strict=True)),
     }
 
 
@@ -209,12 +216,13 @@ def _mean(numbers: Sequence[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
-def _mean_step_time(stretches: Sequence[Stretch]) -> float:
-    return sum(stretch.share * stretch.step_time for stretch in stretches)
+def _time_by_unit(stretches: Sequence[Stretch], budget: BudgetConfig) -> float:
+    """Give the mean time in which a unit of the budget is spent; phases last for shares of the budget."""
+    return sum(stretch.share * stretch.step_time / stretch.spends(budget) for stretch in stretches)
 
 
-def _step_flops(recipe: Recipe, schedule: DepthSchedule) -> float:
-    return flops_per_token(recipe.model, schedule, recipe.train.seq_len) * recipe.train.batch_tokens
+def _step_flops(recipe: Recipe, phase: Phase, schedule: DepthSchedule) -> float:
+    return flops_per_token(recipe.model, schedule, phase.seq_len) * phase.batch_tokens
 
 
 def _check_same_layers(a: Recipe, b: Recipe) -> None:
@@ -231,7 +239,7 @@ def _layer_flops(recipe: Recipe) -> float:
     schedule = recipe.final_schedule
     parts = flops_by_part(recipe.model, schedule, recipe.train.seq_len)
     inside = sum(number for part, number in parts.items() if part.seam not in _ONCE)
-    return inside * recipe.train.batch_tokens / schedule.num_layers
+    return inside * recipe.phases[-1].batch_tokens / schedule.num_layers
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from nutshell.errors import ProofError, RunError
 from nutshell.files import sha256_file, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.packing import pack_run
-from nutshell.pipeline.training import Training
+from nutshell.pipeline.training import Told, Training
 from nutshell.recipe import Resolved
 from nutshell.report.html import write_report
 from nutshell.report.tables import summary_view
@@ -61,12 +61,13 @@ def train_run(training: Training, *, resume: bool, terminal: Terminal) -> dict[s
         return store.read_stage(training.run_dir / store.RECEIPT, remedy="train again")
     terminal.note("compile ...")
     with terminal.training(predicted_artifact_bytes=training.predicted_bytes()) as show:
-        return training.run(
-            resume=resume,
-            on_row=show,
-            on_prepared=lambda seconds: terminal.note(f"compile: {format_seconds(seconds)}"),
-            on_change=lambda change: terminal.note(_warning(change), "unsure"),
+        told = Told(
+            row=show,
+            prepared=lambda seconds: terminal.note(f"compile: {format_seconds(seconds)}"),
+            changed=lambda change: terminal.note(_warning(change), "unsure"),
+            warned=lambda warning: terminal.note(warning, "unsure"),
         )
+        return training.run(resume=resume, told=told)
 
 
 def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, terminal: Terminal) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from nutshell.files import read_json
 from nutshell.recipe import Recipe
 from nutshell.score.prove import Receipt
 from nutshell.score.text import Documents
+from nutshell.train.averaging import AverageName
 
 RECIPE = "recipe.toml"
 DESCRIPTION = "describe.json"
@@ -33,8 +34,14 @@ REPORT = "report.html"
 DATA_TIMING = "build.json"
 RUN_FILES = (
     *(RECIPE, DESCRIPTION, METRICS, PROBES, CHECKPOINT, WEIGHTS, TOKENIZER, RECEIPT),
+    *("weights-last.safetensors", "weights-ema.safetensors", "weights-swa.safetensors"),
     *(ARTIFACT, LEDGER, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
 )
+
+
+def other_weights(name: AverageName) -> str:
+    """Name the file of weights that are not packed."""
+    return f"weights-{name}.safetensors"
 
 
 class StoredReceipt(Receipt, frozen=True, kw_only=True):

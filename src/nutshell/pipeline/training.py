@@ -1,7 +1,8 @@
 """The training stage: a recipe and a data set to weights and a receipt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,31 @@ import safetensors.torch
 import torch
 
 from nutshell.artifact.estimate import predict_bytes
-from nutshell.data.batches import Batches
 from nutshell.data.dataset import Dataset
+from nutshell.data.loading import Prefetched, build_loader
 from nutshell.errors import DataError, RunError
 from nutshell.files import sha256_file, write_bytes, write_json
-from nutshell.machine import num_threads, processor, versions
+from nutshell.machine import code_digest, num_threads, processor, versions
 from nutshell.memory import TreeWatch, peak_process_bytes
 from nutshell.model.lm import LM
-from nutshell.nn.params import ParamTable
+from nutshell.optim.roles import Optimizers
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe
 from nutshell.pipeline.rows import MetricsLog, RowLog
+from nutshell.ranks import Ranks, joined_ranks
 from nutshell.recipe import Resolved
 from nutshell.train.checkpoint import Change, Checkpoint, Identity
 from nutshell.train.compute import Compute
-from nutshell.train.loop import OnRow, Plan, prepare, train
+from nutshell.train.gradient import Gradients, Loader
+from nutshell.train.loop import OnRow, Plan, train
 from nutshell.train.loss import TrainingLoss
+from nutshell.train.preparing import num_compiled, prepare
 from nutshell.train.probing import Probing
 from nutshell.train.state import TrainState
+
+
+def _nobody(_: object) -> None:
+    """Hear nothing."""
 
 
 class Training:
@@ -81,26 +89,23 @@ class Training:
             raise RunError(f"{self.run_dir}: holds another run (its {differing[0]} differs); choose another --out")
         return True
 
-    def run(
-        self,
-        *,
-        resume: bool,
-        on_row: OnRow,
-        on_prepared: Callable[[float], None],
-        on_change: Callable[[Change], None],
-    ) -> dict[str, Any]:
+    def run(self, *, resume: bool, told: "Told") -> dict[str, Any]:
         """Train until the budget is spent; write weights and receipt, and return the receipt.
+
+        Under `torchrun` every process runs this; the first one alone writes and tells.
 
         Args:
             resume: go on from the checkpoint.
-            on_row: told of each step, as it is logged.
-            on_prepared: told of the seconds that compilation took.
-            on_change: told of each condition that is another one than where the checkpoint was written.
+            told: who hears of what happens.
 
         Raises:
             RunError: a checkpoint is there and `resume` is not set, or the other way round; or training went wrong.
             Interrupted: Ctrl-C; a checkpoint is written.
         """
+        with joined_ranks(self._compute.device) as ranks:
+            return self._run(ranks, resume=resume, told=told if ranks.is_first else Told())
+
+    def _run(self, ranks: Ranks, *, resume: bool, told: "Told") -> dict[str, Any]:
         recipe, run_dir = self._resolved.recipe, self.run_dir
         self._dataset.verify()
         plan = Plan(
@@ -110,39 +115,84 @@ class Training:
             identity=self._identity,
         )
         checkpoint = self._find_checkpoint(plan.checkpoint_path, resume=resume)
-        batches = Batches(
-            self._dataset.train,
-            batch_size=recipe.train.batch_size,
-            seq_len=recipe.train.seq_len,
-            seed=self._identity.seed,
-        )
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_bytes(run_dir / store.RECIPE, self._resolved.toml().encode())
-        write_bytes(run_dir / store.TOKENIZER, self._dataset.tokenizer.model_bytes)
-        write_json(run_dir / store.DESCRIPTION, describe(self._resolved))
-
+        if ranks.is_first:
+            self._write_inputs()
         torch.use_deterministic_algorithms(mode=True)
         torch.set_num_threads(num_threads())
         model = LM(recipe.model, recipe.schedules)
         model.init_weights(self._identity.seed)
-        loss = TrainingLoss(model, self._compute, recipe.train)
-        state = TrainState(model, recipe.train, recipe.optim, dtype=self._compute.dtype, conditions=self._conditions())
-        with TreeWatch() as tree:
-            prepare_seconds = prepare(plan, loss, recipe.model.vocab_size)
-        state.optimizers.clear()
-        on_prepared(prepare_seconds)
-        for change in state.restore(checkpoint) if checkpoint else ():
-            on_change(change)
-        with ExitStack() as files:
-            bytes_per_token = self._dataset.train_bytes_per_token
-            log = files.enter_context(MetricsLog(run_dir / store.METRICS, bytes_per_token, num_done=state.spent.steps))
-            probing = self._probing(plan, state, batches, files)
-            train(plan, state, loss, batches, lambda row: on_row(log.write(row)), probing)
+        model.to(self._compute.device)
+        conditions = {**self._conditions(), "ranks": str(ranks.size)}
+        dtype = self._compute.dtype
+        state = TrainState(model, recipe.train, recipe.optim, dtype=dtype, conditions=conditions, ranks=ranks)
+        with ExitStack() as opened:
+            gradients = self._gradients(state, ranks, opened)
+            with TreeWatch() as tree:
+                rehearsed = Optimizers(state.table, recipe.optim, dtype=dtype, ranks=ranks)
+                prepare_seconds = prepare(plan.phases, state, gradients, rehearsed)
+            del rehearsed
+            told.prepared(prepare_seconds)
+            graphs = num_compiled()
+            for change in state.restore(checkpoint) if checkpoint else ():
+                told.changed(change)
+            log = self._log(state, opened) if ranks.is_first else None
+            probing = self._probing(plan, state, gradients.loader, opened) if ranks.is_first else None
+            train(
+                plan,
+                state,
+                gradients,
+                lambda row: told.row(log.write(row)) if log else None,
+                on_warning=told.warned,
+                probing=probing,
+            )
+        facts = {
+            "prepare_seconds": prepare_seconds,
+            "tree_bytes": tree.peak_bytes,
+            "recompiled": num_compiled() - graphs,
+            "ranks": ranks.size,
+        }
+        receipt = self._finish(plan, state, facts) if ranks.is_first else {}
+        if receipt.get("recompiled"):
+            told.warned(f"{receipt['recompiled']} graphs were compiled after the clock had started")
+        _check_all_active(plan, state)
+        return receipt
 
-        weights = {name: value.contiguous() for name, value in state.final_weights().items()}
-        write_bytes(run_dir / store.WEIGHTS, safetensors.torch.save(weights))
-        receipt = self._receipt(state, prepare_seconds, tree.peak_bytes)
-        write_json(run_dir / store.RECEIPT, receipt)
+    def _gradients(self, state: TrainState, ranks: Ranks, opened: ExitStack) -> Gradients:
+        """Put together what makes a step's gradients."""
+        train = self._resolved.recipe.train
+        loader = build_loader(
+            train.loader, self._dataset.train, bos_id=self._dataset.tokenizer.bos_id, seed=self._identity.seed
+        )
+        return Gradients(
+            losses={False: TrainingLoss(state.model, self._compute, train)},
+            loader=opened.enter_context(Prefetched(loader)),
+            device=self._compute.device,
+            seed=self._identity.seed,
+            micro_batch_size=train.micro_batch_size,
+            ranks=ranks,
+        )
+
+    def _write_inputs(self) -> None:
+        """Write what the run is made of."""
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.run_dir / store.RECIPE, self._resolved.toml().encode())
+        write_bytes(self.run_dir / store.TOKENIZER, self._dataset.tokenizer.model_bytes)
+        write_json(self.run_dir / store.DESCRIPTION, describe(self._resolved))
+
+    def _log(self, state: TrainState, opened: ExitStack) -> MetricsLog:
+        bytes_per_token = self._dataset.train_bytes_per_token
+        path = self.run_dir / store.METRICS
+        return opened.enter_context(MetricsLog(path, bytes_per_token, num_done=state.spent.steps))
+
+    def _finish(self, plan: Plan, state: TrainState, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the weights, then the receipt; then the checkpoint has served."""
+        packed = plan.config.packed_name
+        for name, weights in state.final_weights().items():
+            path = self.run_dir / (store.WEIGHTS if name == packed else store.other_weights(name))
+            plain = {key: value.cpu().contiguous() for key, value in weights.items()}
+            write_bytes(path, safetensors.torch.save(plain))
+        receipt = self._receipt(state, facts)
+        write_json(self.run_dir / store.RECEIPT, receipt)
         plan.checkpoint_path.unlink()
         return receipt
 
@@ -150,13 +200,13 @@ class Training:
         """Predict the artifact's size from the recipe alone."""
         return predict_bytes(self._resolved.recipe.model, self._resolved.recipe.pack)
 
-    def _probing(self, plan: Plan, state: TrainState, batches: Batches, files: ExitStack) -> Probing | None:
+    def _probing(self, plan: Plan, state: TrainState, loader: Loader, opened: ExitStack) -> Probing | None:
         """Open the rows of the probes, if the recipe wants any."""
         every = plan.config.probe_every
         if every is None:
             return None
-        rows = files.enter_context(RowLog(self.run_dir / store.PROBES, num_done=state.spent.steps))
-        batch = batches.batch(0)
+        rows = opened.enter_context(RowLog(self.run_dir / store.PROBES, num_done=state.spent.steps))
+        batch = loader.batch(0, batch_size=plan.config.batch_size, seq_len=plan.config.seq_len)
         return Probing(every, state.model, plan.schedules, batch, rows.write, last_step=rows.last_step)
 
     def _find_checkpoint(self, path: Path, *, resume: bool) -> Checkpoint | None:
@@ -171,24 +221,64 @@ class Training:
         facts = {name: str(fact) for name, fact in self._compute.facts().items() if name != "compute_dtype"}
         return {**facts, "processor": processor(), "torch": versions()["torch"]}
 
-    def _receipt(self, state: TrainState, prepare_seconds: float, tree_bytes: int | None) -> dict[str, Any]:
-        every = self._resolved.recipe.train.probe_every
-        probe_seconds = {"probe": state.spent.probe_seconds} if every else {}
+    def _receipt(self, state: TrainState, facts: Mapping[str, Any]) -> dict[str, Any]:
+        train = self._resolved.recipe.train
+        probe_seconds = {"probe": state.spent.probe_seconds} if train.probe_every else {}
+        record = msgspec.to_builtins(state.record)
         return {
             "name": self._resolved.name,
             **msgspec.to_builtins(self._identity),
             "overrides": self._resolved.overrides,
+            "code_digest": code_digest(),
             "tokenizer_sha256": self._dataset.tokenizer.sha256,
             "weights_sha256": sha256_file(self.run_dir / store.WEIGHTS),
-            "num_params": ParamTable.of(state.model).count(),
+            "packed": train.packed_name,
+            "num_params": state.table.count(),
             "steps": state.spent.steps,
             "tokens": state.spent.tokens,
-            "seconds": {"compile": prepare_seconds, "train": state.spent.seconds, **probe_seconds},
-            "peak_memory_bytes": {"compile_process_tree": tree_bytes, "train_process": peak_process_bytes()},
-            "device": "cpu",
+            "budget": msgspec.to_builtins(train.budget),
+            "seconds": {"compile": facts["prepare_seconds"], "train": state.spent.seconds, **probe_seconds},
+            "features": record["features"],
+            "worst": {
+                "grad_norm": record["grad_norm"],
+                "step_seconds": record["step_seconds"],
+                "spikes": record["spikes"],
+                "num_spikes": record["num_spikes"],
+            },
+            "recompiled": facts["recompiled"],
+            "peak_memory_bytes": {
+                "compile_process_tree": facts["tree_bytes"],
+                "train_process": peak_process_bytes(),
+            },
+            "ranks": facts["ranks"],
+            "device": str(self._compute.device),
             "processor": processor(),
             "versions": versions(),
             **self._compute.facts(),
             "changes_on_resume": msgspec.to_builtins(state.conditions.changes),
-            "probes": {"every": every, "clock": "stopped"} if every else None,
+            "probes": {"every": train.probe_every, "clock": "stopped"} if train.probe_every else None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who hears of a training: of each row, of the seconds of preparation, of changed conditions, of warnings."""
+
+    row: OnRow = _nobody
+    prepared: Callable[[float], object] = _nobody
+    changed: Callable[[Change], object] = _nobody
+    warned: Callable[[str], object] = _nobody
+
+
+def _check_all_active(plan: Plan, state: TrainState) -> None:
+    """Refuse to call a run done in which something that was scheduled never acted; what it made is kept.
+
+    Raises:
+        RunError: there is such a thing.
+    """
+    scheduled = [*(phase.name for phase in plan.phases), *state.averages]
+    if never := state.record.never_active(scheduled):
+        raise RunError(
+            f"{plan.checkpoint_path.parent}: trained and kept, but '{never[0]}' was scheduled and never acted in "
+            f"{state.spent.steps} steps; mend the recipe"
+        )

@@ -1,8 +1,8 @@
 """Checkpoints: everything a run needs to go on, in one safetensors file that is whole or absent.
 
-The file holds the weights, their average and the optimizer state in fp32 as they are, and as JSON metadata what has
-been spent and under which conditions. Batches are a pure function of (seed, step), so the step is the loader's whole
-state.
+The file holds the weights, their averages and the optimizer state in fp32 as they are, and as JSON metadata what has
+been spent, noted, and under which conditions. Batches are a pure function of the seed and the tokens read so far, so
+these are the loader's whole state. Nothing in it depends on the number of ranks.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch import Tensor
 from nutshell.errors import RunError
 from nutshell.files import write_bytes
 from nutshell.train.clock import Spent
+from nutshell.train.record import Record
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -66,6 +67,7 @@ class Checkpoint:
 
     identity: Identity
     spent: Spent
+    record: Record
     conditions: Conditions
     tensors: dict[str, Tensor]
 
@@ -74,6 +76,7 @@ class Checkpoint:
         metadata = {
             "identity": msgspec.json.encode(self.identity).decode(),
             "spent": msgspec.json.encode(self.spent).decode(),
+            "record": msgspec.json.encode(self.record).decode(),
             "conditions": msgspec.json.encode(self.conditions).decode(),
         }
         write_bytes(path, safetensors.torch.save(self.tensors, metadata))
@@ -89,6 +92,7 @@ class Checkpoint:
         try:
             identity = msgspec.json.decode(metadata["identity"], type=Identity)
             spent = msgspec.json.decode(metadata["spent"], type=Spent)
+            record = msgspec.json.decode(metadata["record"], type=Record)
             conditions = msgspec.json.decode(metadata["conditions"], type=Conditions)
         except (KeyError, msgspec.MsgspecError) as error:
             raise RunError(f"{path}: not a nutshell checkpoint ({error})") from error
@@ -101,7 +105,7 @@ class Checkpoint:
                 )
             if found != wanted:
                 raise RunError(f"{path}: belongs to another run, its {field} is {found}, this run's is {wanted}")
-        return cls(identity, spent, conditions, tensors)
+        return cls(identity, spent, record, conditions, tensors)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

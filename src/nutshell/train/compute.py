@@ -44,6 +44,10 @@ class Compute:
         )
 
     @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
     def precision(self) -> str:
         """The name that recipes have for the precision: `bf16` or `fp32`."""
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"

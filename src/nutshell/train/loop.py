@@ -1,43 +1,32 @@
-"""The training loop: batch, gradient, step, average, log, maybe probe, maybe save.
+"""The training loop: gradient, step, average, log, maybe probe, maybe save.
 
-Everything is prepared before the clock starts: graphs are compiled on synthetic tokens for every schedule the run will
-use, which touches no weight. Progress on the one clock picks the phase and the rates.
+Everything is prepared before the clock starts (preparing.py). Progress on the one clock picks the phase and the rates;
+the first rank measures it, and all ranks receive it.
 """
 
-import contextlib
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-import torch
+from typing import Any
 
 from nutshell.errors import RunError
 from nutshell.model.depth import DepthSchedule
+from nutshell.ranks import Ranks
+from nutshell.train.averaging import lag_warning
 from nutshell.train.checkpoint import Identity
 from nutshell.train.clock import Spent, WallClock, is_spent, progress
 from nutshell.train.config import TrainConfig
-from nutshell.train.loss import TrainingLoss
+from nutshell.train.gradient import Gradients
+from nutshell.train.interrupts import Interrupted, deferred_interrupt
 from nutshell.train.phases import Phase, draw, phase_at
 from nutshell.train.probing import Probing
 from nutshell.train.state import TrainState
 
-OnRow = Callable[[dict[str, object]], None]
-
-
-class BatchSource(Protocol):
-    """Training batches as a pure function of the step: inputs and targets, int64 [B T]."""
-
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended training between two steps; the checkpoint continues it."""
+OnRow = Callable[[dict[str, Any]], object]
+# Averages are judged against the length of the run once this much of it tells how many steps there will be.
+_JUDGED_AT = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +44,13 @@ class Plan:
         return tuple(dict.fromkeys(schedule for phase in self.phases for schedule in phase.schedules))
 
 
-def prepare(plan: Plan, loss: TrainingLoss, vocab_size: int) -> float:
-    """Compile forward and backward of every schedule on synthetic tokens; return the seconds it took.
-
-    Weights, optimizer and batches are untouched; the gradients it leaves are the caller's to clear.
-    """
-    start = time.perf_counter()
-    tokens = torch.arange(plan.config.batch_tokens).reshape(plan.config.batch_size, -1) % vocab_size
-    for schedule in plan.schedules:
-        loss(tokens, tokens, schedule).objective.backward()
-    return time.perf_counter() - start
-
-
 def train(
     plan: Plan,
     state: TrainState,
-    loss: TrainingLoss,
-    batches: BatchSource,
+    gradients: Gradients,
     on_row: OnRow,
+    *,
+    on_warning: Callable[[str], object] = lambda _: None,
     probing: Probing | None = None,
 ) -> None:
     """Train until the budget is spent; `state` ends as the trained model.
@@ -80,88 +58,101 @@ def train(
     Probes stop the clock: they cost a run time, and none of its steps.
 
     Raises:
-        RunError: the loss is not finite.
+        RunError: the loss or a gradient is not finite.
         Interrupted: Ctrl-C; the checkpoint is written.
     """
-    config, spent = plan.config, state.spent
+    config, ranks, spent = plan.config, gradients.ranks, state.spent
     clock = WallClock(already=spent.seconds)
     step_seconds, saved_at = 0.0, spent.seconds
-    with _deferred_interrupt() as interrupted:
+    with deferred_interrupt() as interrupted:
         while not is_spent(config.budget, spent, step_seconds=step_seconds):
-            started = clock.seconds()
             now = progress(config.budget, spent)
-            phase = phase_at(now, plan.phases)
-            schedule = draw(plan.phases[phase], seed=plan.identity.seed, step=spent.steps)
-            nats = _gradient_step(loss, batches, state, schedule)
-            lr_scale = state.optimizers.step(now)
+            number = phase_at(now, plan.phases)
+            phase = plan.phases[number]
+            schedule = draw(phase, seed=plan.identity.seed, step=spent.steps)
+            nats = gradients.make(phase, schedule, spent)
+            _check_loss(nats, plan, spent, saved_at)
+            rates = state.optimizers.step(now)
             spent.steps += 1
-            spent.tokens += config.batch_tokens
-            if state.average:
-                state.average.update(spent.steps)
-            spent.seconds = clock.seconds()
-            step_seconds = spent.seconds - started
-            on_row(_row(spent, now, nats, lr_scale, step_seconds, config.batch_tokens, phase, schedule))
+            spent.tokens += phase.batch_tokens
+            averaged = state.average(now)
+            seconds = ranks.agree(clock.seconds(), gradients.device)
+            step_seconds, spent.seconds = seconds - spent.seconds, seconds
+            row = _row(spent, now, nats, rates, step_seconds, phase, number, schedule)
+            for warning in _note(state, row, [phase.name, *averaged], before=now, config=config):
+                on_warning(warning)
+            on_row(row)
             if probing and probing.is_due(spent):
-                _probe(probing, clock, plan, spent, phase)
-            if interrupted() or spent.seconds - saved_at >= config.checkpoint_seconds:
-                state.checkpoint(plan.identity).write(plan.checkpoint_path)
+                _probe(probing, clock, plan, spent, number)
+            stop = ranks.any(interrupted(), gradients.device)
+            if stop or spent.seconds - saved_at >= config.checkpoint_seconds:
+                _save(plan, state, ranks)
                 saved_at = spent.seconds
-            if interrupted():
+            if stop:
                 raise Interrupted(
                     f"stopped at step {spent.steps}; {plan.checkpoint_path} is written: train --resume, or run again"
                 )
         if probing and probing.is_due(spent, at_the_end=True):
             _probe(probing, clock, plan, spent, len(plan.phases) - 1)
-    state.checkpoint(plan.identity).write(plan.checkpoint_path)
+    _save(plan, state, ranks)
 
 
-def _gradient_step(loss: TrainingLoss, batches: BatchSource, state: TrainState, schedule: DepthSchedule) -> float:
-    """Leave the gradients of one batch; return its loss in nats a token."""
-    inputs, targets = (torch.from_numpy(part) for part in batches.batch(state.spent.steps))
-    value = loss(inputs, targets, schedule)
-    value.objective.backward()
-    nats = value.nats.item()
-    if not math.isfinite(nats):
-        raise RunError(f"step {state.spent.steps + 1}: the loss is {nats}; lower the learning rates")
-    return nats
+def _check_loss(nats: float, plan: Plan, spent: Spent, saved_at: float) -> None:
+    """Stop a run that has gone wrong before its weights do."""
+    if math.isfinite(nats):
+        return
+    kept = f"{plan.checkpoint_path} has the run at {saved_at:.1f} s" if saved_at else "nothing was saved before it"
+    raise RunError(f"step {spent.steps + 1}: the loss is {nats}; lower the learning rates ({kept})")
+
+
+def _save(plan: Plan, state: TrainState, ranks: Ranks) -> None:
+    """Write the checkpoint; all ranks give what they hold, the first one writes."""
+    checkpoint = state.checkpoint(plan.identity)
+    if ranks.is_first:
+        checkpoint.write(plan.checkpoint_path)
 
 
 def _probe(probing: Probing, clock: WallClock, plan: Plan, spent: Spent, phase: int) -> None:
     spent.probe_seconds += clock.stop_for(partial(probing.read, spent, phase, plan.phases[phase]))
 
 
-def _row(spent, now, nats, lr_scale, step_seconds, batch_tokens, phase, schedule) -> dict[str, object]:  # noqa: ANN001
+def _note(
+    state: TrainState, row: dict[str, Any], features: Sequence[str], *, before: float, config: TrainConfig
+) -> Iterator[str]:
+    """Put a step on the record; give what a user should hear of it."""
+    spent, record = state.spent, state.record
+    seconds = 1e-3 * row["ms_per_step"]
+    for name in features:
+        record.note_active(name, spent.steps, tokens=row["batch_tokens"], seconds=seconds)
+    spike = record.note_step(spent.steps, loss=row["loss"], grad_norm=row["grad_norm"], seconds=seconds)
+    if spike:
+        yield f"step {spike.step}: the loss is {spike.loss:.3f}, about {spike.expected:.3f} was usual"
+    now = progress(config.budget, spent)
+    if before < _JUDGED_AT <= now:
+        lags = (lag_warning(average, steps=round(spent.steps / now)) for average in state.averages.values())
+        yield from (lag for lag in lags if lag)
+
+
+def _row(
+    spent: Spent,
+    now: float,
+    nats: float,
+    rates: Mapping[str, float],
+    step_seconds: float,
+    phase: Phase,
+    number: int,
+    schedule: DepthSchedule,
+) -> dict[str, Any]:
     return {
         "step": spent.steps,
         "progress": now,
         "seconds": spent.seconds,
         "tokens": spent.tokens,
         "loss": nats,
-        "lr": lr_scale,
+        **rates,
         "ms_per_step": 1e3 * step_seconds,
-        "tokens_per_second": batch_tokens / step_seconds,
-        "phase": phase,
+        "batch_tokens": phase.batch_tokens,
+        "tokens_per_second": phase.batch_tokens / step_seconds,
+        "phase": number,
         "schedule": schedule.text,
     }
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question the loop asks between steps; a second one stops at once."""
-    asked = False
-
-    def note(signum: int, frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    try:
-        previous = signal.signal(signal.SIGINT, note)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -15,10 +15,30 @@ _DEPTH_STREAM = 1
 
 
 class Phase(NamedTuple):
-    """A stretch of training: the progress at which it ends, and the schedules that its steps draw from."""
+    """A stretch of training that is computed in one way.
+
+    Attributes:
+        until: The progress at which it ends.
+        schedules: What its steps draw from.
+        batch_size: Windows a step, over all ranks.
+        seq_len: Tokens a window.
+        quantized: Whether the weights are seen as they will be packed.
+    """
 
     until: float
     schedules: tuple[DepthSchedule, ...]
+    batch_size: int
+    seq_len: int
+    quantized: bool = False
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch_size * self.seq_len
+
+    @property
+    def name(self) -> str:
+        """How the receipt calls it."""
+        return f"phase until {self.until:g}"
 
 
 def phase_at(progress: float, phases: Sequence[Phase]) -> int:

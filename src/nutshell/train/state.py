@@ -1,4 +1,4 @@
-"""What changes during a run: weights, optimizers, average, and what has been spent; to and from a checkpoint."""
+"""What changes during a run: weights, optimizers, averages, what was spent and noted; to and from a checkpoint."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,12 @@ from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.optim.config import OptimConfig
 from nutshell.optim.roles import Optimizers
-from nutshell.train.averaging import Averaged
+from nutshell.ranks import ALONE, Ranks
+from nutshell.train.averaging import Average, AverageName, name_of
 from nutshell.train.checkpoint import Change, Checkpoint, Conditions, Identity
 from nutshell.train.clock import Spent
 from nutshell.train.config import TrainConfig
+from nutshell.train.record import Record
 
 
 class TrainState:
@@ -24,6 +26,7 @@ class TrainState:
         optim: the optimizers' settings.
         dtype: precision in which a step is computed.
         conditions: what else decides how it is rounded, by name; checkpoints carry it.
+        ranks: the processes that train it.
     """
 
     def __init__(
@@ -34,39 +37,59 @@ class TrainState:
         *,
         dtype: torch.dtype,
         conditions: Mapping[str, str] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
-        table = ParamTable.of(model)
-        self.weights = {row.name: row.value for row in table}
-        self.optimizers = Optimizers(table, optim, dtype=dtype)
-        self.average = Averaged(table, train.ema_decay) if train.ema_decay is not None else None
+        self.table = ParamTable.of(model)
+        self.weights = {row.name: row.value for row in self.table}
+        self.optimizers = Optimizers(self.table, optim, dtype=dtype, ranks=ranks)
+        self.averages: dict[AverageName, Average] = {
+            name_of(config): config.build(self.table) for config in train.averages
+        }
         self.spent = Spent()
+        self.record = Record()
         self.conditions = Conditions(dict(conditions or {}))
 
-    def final_weights(self) -> dict[str, Tensor]:
-        """Give the weights to pack: the average where there is one."""
-        return self.average.state() if self.average else {name: value.detach() for name, value in self.weights.items()}
+    def average(self, progress: float) -> list[str]:
+        """Fold the weights into the averages after a step; name those that took them."""
+        steps = self.spent.steps
+        return [name for name, average in self.averages.items() if average.update(num_steps=steps, progress=progress)]
+
+    def final_weights(self) -> dict[AverageName, dict[str, Tensor]]:
+        """Give the weights that may be packed: those of the last step, and every average."""
+        found: dict[AverageName, dict[str, Tensor]] = {
+            "last": {name: value.detach() for name, value in self.weights.items()}
+        }
+        for name, average in self.averages.items():
+            found[name] = average.weights()
+        return found
 
     def checkpoint(self, identity: Identity) -> Checkpoint:
-        """Name every tensor of the state; the tensors are live, write before the next step."""
+        """Name every tensor of the state; the tensors are live, write before the next step. All ranks must ask."""
         tensors = {f"weights.{name}": value.detach() for name, value in self.weights.items()}
         tensors |= {f"optim.{name}": value for name, value in self.optimizers.state().items()}
-        if self.average:
-            tensors |= {f"average.{name}": value for name, value in self.average.state().items()}
-        return Checkpoint(identity, self.spent, self.conditions, tensors)
+        tensors |= self._average_state()
+        return Checkpoint(identity, self.spent, self.record, self.conditions, tensors)
 
     @torch.no_grad()
     def restore(self, checkpoint: Checkpoint) -> tuple[Change, ...]:
         """Take up a checkpoint of the same recipe; return which conditions are others than they were."""
-        parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optim": {}, "average": {}}
-        for name, value in checkpoint.tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
+        tensors = checkpoint.tensors
         for name, value in self.weights.items():
-            value.copy_(parts["weights"][name])
-        for name, value in (self.average.state() if self.average else {}).items():
-            value.copy_(parts["average"][name])
-        self.optimizers.load_state(parts["optim"])
-        self.spent = checkpoint.spent
+            value.copy_(tensors[f"weights.{name}"])
+        for name, value in self._average_state().items():
+            value.copy_(tensors[name])
+        prefix = "optim."
+        self.optimizers.load_state(
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        )
+        self.spent, self.record = checkpoint.spent, checkpoint.record
         self.conditions = checkpoint.conditions.continued(self.conditions.now, after_step=self.spent.steps)
         return self.conditions.changes[len(checkpoint.conditions.changes) :]
+
+    def _average_state(self) -> dict[str, Tensor]:
+        return {
+            f"average.{kind}.{name}": value
+            for kind, average in self.averages.items()
+            for name, value in average.state().items()
+        }

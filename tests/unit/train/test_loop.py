@@ -1,56 +1,24 @@
 import math
 import os
 import signal
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from models import VOCAB, model_config
-from nutshell.errors import RunError
-from nutshell.model.lm import LM
-from nutshell.nn.params import ParamTable
-from nutshell.optim.config import OptimConfig
-from nutshell.train.averaging import Averaged
+from models import VOCAB
+from nutshell.errors import RunError, UsageError
+from nutshell.train.averaging import EmaConfig, SwaConfig
 from nutshell.train.checkpoint import Change, Checkpoint, Conditions, Identity
 from nutshell.train.clock import Spent
-from nutshell.train.compute import Compute
-from nutshell.train.config import BudgetConfig, TrainConfig
-from nutshell.train.loop import Interrupted, Plan, prepare, train
-from nutshell.train.loss import TrainingLoss
-from nutshell.train.phases import Phase, draw
-from nutshell.train.state import TrainState
-
-IDENTITY = Identity(recipe_digest="r", data_digest="d", seed=0, compute_dtype="fp32")
-EAGER = Compute(dtype=torch.float32, attend_kind="fused", compiled=False)
+from nutshell.train.interrupts import Interrupted
+from nutshell.train.phases import draw
+from small_training import IDENTITY, ONCE, THRICE, TWICE, Pattern, phase, small_run
 
 
-class Pattern:
-    """A text that can be learnt: counting up, each row from its own start."""
-
-    def batch(self, step):
-        starts = np.random.default_rng(step).integers(0, VOCAB, (4, 1))
-        window = (starts + np.arange(17)) % VOCAB
-        return window[:, :-1], window[:, 1:]
-
-
-def set_up(tmp_path, *, steps=12, **optim):
+def two_phases(tmp_path, **settings):
     """A run in two phases: flat, then of two or three passes as each step draws."""
-    config = model_config(
-        inputs=[{"kind": "embed_norm"}], residual={"kind": "sequential", "entry": [{"kind": "x0_mix"}]}
-    )
-    settings = TrainConfig(budget=BudgetConfig(steps=steps), batch_size=4, seq_len=16, ema_decay=0.9)
-    flat, longer, final = (config.depth.variant(text) for text in ("0-3", "0 (1-2)x3 3", "0 (1-2)x2 3"))
-    phases = (Phase(0.5, (flat,)), Phase(1.0, (longer, final)))
-    plan = Plan(settings, phases, tmp_path / "checkpoint.safetensors", IDENTITY)
-    model = LM(config, plan.schedules)
-    model.init_weights(0)
-    state = TrainState(model, settings, OptimConfig(**optim), dtype=torch.float32)
-    return plan, state, TrainingLoss(model, EAGER, settings)
-
-
-def final_state(state):
-    return {name: value.clone() for name, value in state.checkpoint(IDENTITY).tensors.items()}
+    return small_run(tmp_path, phase(0.5, ONCE), phase(1.0, THRICE, TWICE), **settings)
 
 
 def assert_equal(left, right):
@@ -61,57 +29,58 @@ def assert_equal(left, right):
 
 def test_training_learns_logs_every_step_and_switches_phase(tmp_path):
     rows = []
-    plan, state, loss = set_up(tmp_path, steps=40)
-    train(plan, state, loss, Pattern(), rows.append)
+    run = two_phases(tmp_path, steps=40).train(rows.append)
     assert [row["step"] for row in rows] == list(range(1, 41))
     assert rows[0]["loss"] == pytest.approx(math.log(VOCAB), rel=0.05)
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     assert [row["phase"] for row in rows] == [0] * 20 + [1] * 20
-    assert {row["schedule"] for row in rows[:20]} == {"0-3"}
-    drawn = [draw(plan.phases[1], seed=IDENTITY.seed, step=step).text for step in range(20, 40)]
+    assert {row["schedule"] for row in rows[:20]} == {ONCE}
+    drawn = [draw(run.plan.phases[1], seed=IDENTITY.seed, step=step).text for step in range(20, 40)]
     assert [row["schedule"] for row in rows[20:]] == drawn
-    assert set(drawn) == {"0 (1-2)x2 3", "0 (1-2)x3 3"}
+    assert set(drawn) == {TWICE, THRICE}
     assert rows[-1]["tokens"] == 40 * 64
     assert rows[-1]["lr"] < rows[0]["lr"] == 1.0
+    assert all(row["grad_norm"] > 0 for row in rows)
 
 
 def test_two_runs_are_bitwise_equal(tmp_path):
-    ends = []
-    for _ in range(2):
-        plan, state, loss = set_up(tmp_path)
-        train(plan, state, loss, Pattern(), lambda _: None)
-        ends.append(final_state(state))
-    assert_equal(*ends)
+    assert_equal(*(two_phases(tmp_path).train().tensors() for _ in range(2)))
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 6, 8, 11])
 def test_a_run_killed_after_a_checkpoint_ends_bitwise_equal_when_resumed(tmp_path, stop_at):
-    plan, state, loss = set_up(tmp_path)
-    train(plan, state, loss, Pattern(), lambda _: None)
-    whole = final_state(state)
+    averages = {"averages": (EmaConfig(decay=0.9), SwaConfig(start=0.5, every=2))}
+    whole = two_phases(tmp_path, **averages).train()
 
     class KilledError(Exception):
         pass
 
+    run = two_phases(tmp_path, **averages)
+
     def kill(row):
         if row["step"] == stop_at:
-            state.checkpoint(IDENTITY).write(plan.checkpoint_path)
+            run.state.checkpoint(IDENTITY).write(run.plan.checkpoint_path)
         if row["step"] == min(stop_at + 2, 12):
             raise KilledError
 
-    plan, state, loss = set_up(tmp_path)
     with pytest.raises(KilledError):
-        train(plan, state, loss, Pattern(), kill)
+        run.train(kill)
+    run = two_phases(tmp_path, **averages)
+    run.state.restore(Checkpoint.read(run.plan.checkpoint_path, IDENTITY))
+    assert run.state.spent.steps == stop_at
+    run.train()
+    assert_equal(run.tensors(), whole.tensors())
+    assert untimed(run.state.record) == untimed(whole.state.record)
 
-    plan, state, loss = set_up(tmp_path)
-    state.restore(Checkpoint.read(plan.checkpoint_path, IDENTITY))
-    assert state.spent.steps == stop_at
-    train(plan, state, loss, Pattern(), lambda _: None)
-    assert_equal(final_state(state), whole)
+
+def untimed(record):
+    """What a record says that no clock has a part in."""
+    features = {name: (act.first_step, act.last_step, act.steps, act.tokens) for name, act in record.features.items()}
+    return features, record.grad_norm, record.loss, record.spikes
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path):
-    plan, state, loss = set_up(tmp_path)
+    run = two_phases(tmp_path)
     before = signal.getsignal(signal.SIGINT)  # a job in a shell's background ignores it
 
     def interrupt(row):
@@ -119,75 +88,147 @@ def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted, match="stopped at step 3"):
-        train(plan, state, loss, Pattern(), interrupt)
-    assert Checkpoint.read(plan.checkpoint_path, IDENTITY).spent.steps == 3
+        run.train(interrupt)
+    assert Checkpoint.read(run.plan.checkpoint_path, IDENTITY).spent.steps == 3
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    plan, state, loss = set_up(tmp_path)
-
     def interrupt_twice(row):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(plan, state, loss, Pattern(), interrupt_twice)
+        two_phases(tmp_path).train(interrupt_twice)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path):
-    plan, state, loss = set_up(tmp_path)
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_names_what_is_kept(tmp_path):
+    run = two_phases(tmp_path)
 
     def poison(row):
         if row["step"] == 2:
             with torch.no_grad():
-                state.weights["embedding"].fill_(math.nan)
+                run.state.weights["embedding"].fill_(math.nan)
 
-    with pytest.raises(RunError, match="step 3: the loss is nan"):
-        train(plan, state, loss, Pattern(), poison)
-
-
-def test_preparing_changes_no_weight(tmp_path):
-    plan, state, loss = set_up(tmp_path)
-    before = final_state(state)
-    assert prepare(plan, loss, VOCAB) > 0
-    state.optimizers.clear()
-    assert_equal(final_state(state), before)
+    with pytest.raises(RunError, match=r"step 3: the loss is nan.*nothing was saved before it"):
+        run.train(poison)
 
 
-def test_preparing_runs_every_schedule_that_a_step_may_draw(tmp_path):
-    plan, _, loss = set_up(tmp_path)
-    ran = []
+def test_preparing_changes_no_bit_of_the_state_and_no_random_number(tmp_path):
+    run = two_phases(tmp_path)
+    before, random = run.tensors(), torch.get_rng_state()
+    assert run.prepare() > 0
+    assert_equal(run.tensors(), before)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(value.grad is None for value in run.state.weights.values())
+    assert_equal(run.train().tensors(), two_phases(tmp_path).train().tensors())
+
+
+def test_preparing_runs_every_graph_that_a_step_may_run(tmp_path):
+    run = small_run(tmp_path, phase(0.2, ONCE, batch_size=2), phase(0.5, ONCE, seq_len=8), phase(1.0, THRICE, TWICE))
+    real, ran = run.gradients.losses[False], []
 
     def note(inputs, targets, schedule):
-        ran.append(schedule.text)
-        return loss(inputs, targets, schedule)
+        ran.append((schedule.text, *inputs.shape))
+        return real(inputs, targets, schedule)
 
-    prepare(plan, note, VOCAB)
-    assert ran == ["0-3", "0 (1-2)x3 3", "0 (1-2)x2 3"]
+    run.gradients.losses[False] = note
+    run.prepare()
+    assert ran == [(ONCE, 2, 16), (ONCE, 4, 8), (THRICE, 4, 16), (TWICE, 4, 16)]
+
+
+def test_phases_change_batch_and_context_and_are_counted(tmp_path):
+    rows = []
+    small, short = phase(0.25, TWICE, batch_size=2), phase(0.5, TWICE, seq_len=8)
+    run = small_run(tmp_path, small, short, phase(1.0, TWICE)).train(rows.append)
+    assert [row["batch_tokens"] for row in rows] == [32] * 3 + [32] * 3 + [64] * 6
+    assert rows[-1]["tokens"] == 6 * 32 + 6 * 64
+    found = run.state.record.features
+    counted = {name: (act.first_step, act.last_step, act.steps, act.tokens) for name, act in found.items()}
+    assert counted == {
+        "phase until 0.25": (1, 3, 3, 96),
+        "phase until 0.5": (4, 6, 3, 96),
+        "phase until 1": (7, 12, 6, 384),
+        "ema": (1, 12, 12, 576),
+    }
+    seconds = sum(act.seconds for name, act in found.items() if name != "ema")
+    assert seconds == pytest.approx(run.state.spent.seconds)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_micro_batches_add_up_to_the_batch(tmp_path, micro_batch_size):
+    whole, parts = (small_run(tmp_path, micro_batch_size=size, steps=6).train() for size in (None, micro_batch_size))
+    for name, value in whole.tensors().items():
+        if name.startswith("weights."):
+            torch.testing.assert_close(parts.tensors()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_micro_batches_that_do_not_divide_the_batch_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="micro_batch_size 3 does not divide the 4 windows"):
+        small_run(tmp_path, micro_batch_size=3).prepare()
+
+
+def test_a_penalty_is_added_where_it_is_due_and_is_not_reported_as_loss(tmp_path):
+    plain, rows = [], []
+    small_run(tmp_path, steps=3).train(plain.append)
+    run = small_run(tmp_path, steps=3)
+    asked = []
+
+    def shrink(step):
+        asked.append(step)
+        return 1e4 * run.state.weights["embedding"].square().mean() if step == 1 else None
+
+    run.gradients = replace(run.gradients, penalties=(shrink,))
+    run.train(rows.append)
+    assert asked == [0, 1, 2]
+    losses = [[row["loss"] for row in each] for each in (plain, rows)]
+    assert losses[0][:2] == losses[1][:2]
+    assert losses[0][2] != losses[1][2]
+    assert rows[1]["grad_norm"] > 1.5 * plain[1]["grad_norm"]
+
+
+def test_a_spike_is_told_and_kept_on_the_record(tmp_path):
+    class Shouting(Pattern):
+        def batch(self, position, **sizes):
+            inputs, targets = super().batch(position, **sizes)
+            return (inputs, (7 * inputs + 3) % VOCAB) if position == 50 * 64 else (inputs, targets)
+
+    told = []
+    run = small_run(tmp_path, loader=Shouting(), steps=55).train(on_warning=told.append)
+    (spike,) = run.state.record.spikes
+    assert (spike.step, run.state.record.num_spikes) == (51, 1)
+    assert spike.loss > spike.expected + 1
+    assert told == [f"step 51: the loss is {spike.loss:.3f}, about {spike.expected:.3f} was usual"]
+
+
+def test_an_average_too_long_for_the_run_is_told_once(tmp_path):
+    told = []
+    averages = (EmaConfig(decay=0.99), SwaConfig(start=0.5, every=1))
+    small_run(tmp_path, steps=40, averages=averages).train(on_warning=told.append)
+    assert [text[:32] for text in told] == ["ema averages over about 100 step", "swa averages over about 20 steps"]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    plan, state, _ = set_up(tmp_path)
-    state.checkpoint(IDENTITY).write(plan.checkpoint_path)
+    run = two_phases(tmp_path)
+    run.state.checkpoint(IDENTITY).write(run.plan.checkpoint_path)
     other = Identity(recipe_digest="r", data_digest="other", seed=0, compute_dtype="fp32")
     with pytest.raises(RunError, match="belongs to another run, its data_digest is d, this run's is other"):
-        Checkpoint.read(plan.checkpoint_path, other)
+        Checkpoint.read(run.plan.checkpoint_path, other)
 
 
 def test_a_checkpoint_of_another_precision_is_refused(tmp_path):
-    plan, state, _ = set_up(tmp_path)
-    state.checkpoint(IDENTITY).write(plan.checkpoint_path)
+    run = two_phases(tmp_path)
+    run.state.checkpoint(IDENTITY).write(run.plan.checkpoint_path)
     other = Identity(recipe_digest="r", data_digest="d", seed=0, compute_dtype="bf16")
     with pytest.raises(RunError, match="was computed in fp32, and here it would go on in bf16; continue it on"):
-        Checkpoint.read(plan.checkpoint_path, other)
+        Checkpoint.read(run.plan.checkpoint_path, other)
 
 
 def test_a_checkpoint_carries_its_conditions_and_every_change_of_them(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     seen = []
     for steps, conditions in ((3, {"threads": "2"}), (5, {"threads": "2"}), (8, {"threads": "1", "torch": "3"})):
-        _, state, _ = set_up(tmp_path)
+        state = two_phases(tmp_path).state
         state.conditions = Conditions(conditions)
         if path.exists():
             seen.append(state.restore(Checkpoint.read(path, IDENTITY)))
@@ -196,15 +237,15 @@ def test_a_checkpoint_carries_its_conditions_and_every_change_of_them(tmp_path):
     changes = (Change(5, "threads", "2", "1"), Change(5, "torch", "unknown", "3"))
     assert seen == [(), changes]
     assert Checkpoint.read(path, IDENTITY).conditions == Conditions({"threads": "1", "torch": "3"}, changes)
-    _, state, _ = set_up(tmp_path)
+    state = two_phases(tmp_path).state
     state.conditions = Conditions({"threads": "4"})
     assert [change.after_step for change in state.restore(Checkpoint.read(path, IDENTITY))] == [8, 8]
     assert state.conditions.changes[:2] == changes
 
 
 def test_a_missing_or_damaged_checkpoint_is_named(tmp_path):
-    plan, state, _ = set_up(tmp_path)
-    path = plan.checkpoint_path
+    run = two_phases(tmp_path)
+    path, state = run.plan.checkpoint_path, run.state
     with pytest.raises(RunError, match="there is no such file"):
         Checkpoint.read(path, IDENTITY)
     state.checkpoint(IDENTITY).write(path)
@@ -215,22 +256,8 @@ def test_a_missing_or_damaged_checkpoint_is_named(tmp_path):
             Checkpoint.read(path, IDENTITY)
 
 
-def test_the_average_is_its_formula():
-    model = LM(model_config(), [model_config().depth.parse()])
-    model.init_weights(0)
-    average = Averaged(ParamTable.of(model), decay=0.5)
-    expected = model.embedding.detach().clone()
-    for step in range(1, 8):
-        with torch.no_grad():
-            model.embedding.add_(1.0)
-        average.update(step)
-        decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * model.embedding.detach()
-    torch.testing.assert_close(average.state()["embedding"], expected)
-
-
 def test_spent_survives_the_checkpoint(tmp_path):
-    plan, state, _ = set_up(tmp_path)
-    state.spent = Spent(steps=3, tokens=192, seconds=1.5)
-    state.checkpoint(IDENTITY).write(plan.checkpoint_path)
-    assert Checkpoint.read(plan.checkpoint_path, IDENTITY).spent == Spent(steps=3, tokens=192, seconds=1.5)
+    run = two_phases(tmp_path)
+    run.state.spent = Spent(steps=3, tokens=192, seconds=1.5)
+    run.state.checkpoint(IDENTITY).write(run.plan.checkpoint_path)
+    assert Checkpoint.read(run.plan.checkpoint_path, IDENTITY).spent == Spent(steps=3, tokens=192, seconds=1.5)

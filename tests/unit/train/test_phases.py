@@ -30,12 +30,12 @@ def texts(made):
 
 
 def test_phases_are_looked_up_by_progress():
-    phases = [Phase(until, (DepthSchedule.parse("0"),)) for until in (0.3, 0.6, 1.0)]
+    phases = [Phase(until, (DepthSchedule.parse("0"),), 1, 1) for until in (0.3, 0.6, 1.0)]
     assert [phase_at(p, phases) for p in (0.0, 0.29, 0.3, 0.6, 1.0)] == [0, 0, 1, 2, 2]
 
 
 def test_draws_are_a_function_of_seed_and_step_and_even():
-    phase = Phase(1.0, tuple(map(DepthSchedule.parse, (ONCE, TWICE, THRICE))))
+    phase = Phase(1.0, tuple(map(DepthSchedule.parse, (ONCE, TWICE, THRICE))), 1, 1)
     steps = range(3000)
     drawn = [draw(phase, seed=7, step=step).text for step in steps]
     assert drawn[::-1] == [draw(phase, seed=7, step=step).text for step in reversed(steps)]
@@ -47,7 +47,7 @@ def test_draws_are_a_function_of_seed_and_step_and_even():
 
 def test_a_phase_of_one_schedule_draws_it():
     only = DepthSchedule.parse(TWICE)
-    assert {draw(Phase(1.0, (only,)), seed=0, step=step) for step in range(9)} == {only}
+    assert {draw(Phase(1.0, (only,), 1, 1), seed=0, step=step) for step in range(9)} == {only}
 
 
 def test_the_models_own_schedule_runs_last():
@@ -74,8 +74,8 @@ def test_the_last_stretch_may_be_drawn_too():
         ({"schedules": ["0-1", "0 1"]}, "must be two or more that differ"),
         ({"schedules": ["0-1", "0 1", "0"]}, "must be two or more that differ"),
         ({"schedules": ["0-1", "0 2"]}, "without a gap"),
-        ({"schedules": ["0-1", "0"], "schedule": "0"}, "exactly one of schedule and schedules"),
-        ({}, "exactly one of schedule and schedules"),
+        ({"schedules": ["0-1", "0"], "schedule": "0"}, "at most one of schedule and schedules"),
+        ({}, "changes nothing: give it a schedule, schedules or a size"),
     ],
 )
 def test_a_phase_that_means_nothing_is_refused(phase, message):
@@ -91,3 +91,15 @@ def test_a_recipe_refuses_blocks_that_do_not_exist():
 def test_a_recipe_refuses_never_to_train_what_it_packs():
     with pytest.raises(RecipeError, match=r"lasts to the end without '0 \(1-2\)x2 3', which is packed"):
         recipe([{"until": 1.0, "schedules": [ONCE, THRICE]}])
+
+
+def test_a_phase_that_runs_as_the_next_one_does_is_refused():
+    for phases in ([{"until": 0.4, "schedule": TWICE}], [{"until": 0.4, "seq_len": 16}]):
+        with pytest.raises(RecipeError, match=r"the phase until 0\.4 has no effect: the next runs as it does"):
+            recipe(phases)
+
+
+def test_what_a_phase_leaves_out_is_the_runs_own():
+    (first, last) = recipe([{"until": 0.4, "seq_len": 8}]).phases
+    assert (first.batch_size, first.seq_len, first.batch_tokens) == (1, 8, 8)
+    assert (last.batch_size, last.seq_len, last.schedules) == (1, 16, first.schedules)

@@ -8,61 +8,42 @@ import numpy as np
 import pytest
 import torch
 
-from models import ALL_TOGETHER, VOCAB, model_config
+from models import ALL_TOGETHER, model_config
 from nutshell.config.loader import decode
 from nutshell.errors import RecipeError
 from nutshell.model.lm import LM
 from nutshell.model.probes import measure
-from nutshell.optim.config import OptimConfig
 from nutshell.pipeline.rows import RowLog
 from nutshell.train import clock as clock_module
 from nutshell.train import probing as probing_module
-from nutshell.train.checkpoint import Checkpoint, Identity
+from nutshell.train.checkpoint import Checkpoint
 from nutshell.train.clock import Spent, WallClock
-from nutshell.train.compute import Compute
-from nutshell.train.config import BudgetConfig, TrainConfig
-from nutshell.train.loop import Plan, train
-from nutshell.train.loss import TrainingLoss
+from nutshell.train.config import TrainConfig
 from nutshell.train.phases import Phase
 from nutshell.train.probing import PROBE_TOKENS, Probing
-from nutshell.train.state import TrainState
-
-IDENTITY = Identity(recipe_digest="r", data_digest="d", seed=0, compute_dtype="fp32")
-EAGER = Compute(dtype=torch.float32, attend_kind="fused", compiled=False)
-ONCE, TWICE, THRICE = "0-3", "0 (1-2)x2 3", "0 (1-2)x3 3"
-
-
-class Text:
-    def batch(self, step):
-        window = np.random.default_rng(step).integers(0, VOCAB, (4, 17))
-        return window[:, :-1], window[:, 1:]
+from small_training import IDENTITY, ONCE, THRICE, TWICE, Noise, phase, small_run
 
 
 class Run:
     """A run of 10 steps: flat for 4, then of two or three passes as each step draws."""
 
     def __init__(self, tmp_path, *, every=3, on_row=None, last_step=0):
-        config = model_config(**ALL_TOGETHER)
-        settings = TrainConfig(budget=BudgetConfig(steps=10), batch_size=4, seq_len=16, ema_decay=0.9)
-        flat, longer, final = (config.depth.variant(text) for text in (ONCE, THRICE, TWICE))
-        phases = (Phase(0.4, (flat,)), Phase(1.0, (longer, final)))
-        self.plan = Plan(settings, phases, tmp_path / "checkpoint.safetensors", IDENTITY)
-        self.model = LM(config, self.plan.schedules)
-        self.model.init_weights(0)
-        self.state = TrainState(self.model, settings, OptimConfig(), dtype=torch.float32)
+        phases = (phase(0.4, ONCE), phase(1.0, THRICE, TWICE))
+        self.run = small_run(tmp_path, *phases, loader=Noise(), model=model_config(**ALL_TOGETHER), steps=10)
+        self.plan, self.state, self.model = self.run.plan, self.run.state, self.run.state.model
         self.rows = []
-        batch, on_row = Text().batch(0), on_row or self.rows.append
+        batch, on_row = Noise().batch(0, batch_size=4, seq_len=16), on_row or self.rows.append
         if every:
             self.probing = Probing(every, self.model, self.plan.schedules, batch, on_row, last_step=last_step)
         else:
             self.probing = None
 
     def train(self, on_step=lambda row: None):
-        train(self.plan, self.state, TrainingLoss(self.model, EAGER, self.plan.config), Text(), on_step, self.probing)
+        self.run.train(on_step, probing=self.probing)
         return self
 
     def tensors(self):
-        return {name: value.clone() for name, value in self.state.checkpoint(IDENTITY).tensors.items()}
+        return self.run.tensors()
 
 
 def test_rows_stand_at_their_steps_and_after_the_last_for_every_schedule_of_the_phase(tmp_path):
@@ -177,7 +158,7 @@ def test_the_batch_is_cut_to_whole_windows(monkeypatch):
     for shape in ((4, 16), (64, 100), (3, PROBE_TOKENS + 1)):
         batch = np.zeros((2, *shape), dtype=np.int64)
         Probing(1, model, [config.depth.parse()], tuple(batch), lambda _: None).read(
-            Spent(steps=1), 0, Phase(1.0, (config.depth.parse(),))
+            Spent(steps=1), 0, Phase(1.0, (config.depth.parse(),), 1, 1)
         )
     assert shapes == [(4, 16), (PROBE_TOKENS // 100, 100), (1, PROBE_TOKENS + 1)]
 
@@ -192,5 +173,5 @@ def test_spent_survives_the_checkpoint_with_the_seconds_of_probes(tmp_path):
 @pytest.mark.parametrize("every", [0, -3])
 def test_a_probe_every_no_step_is_refused(every):
     table = {"budget": {"steps": 1}, "batch_size": 1, "seq_len": 1, "probe_every": every}
-    with pytest.raises(RecipeError, match=f"probe_every must be at least 1, got {every}"):
+    with pytest.raises(RecipeError, match=f"probe_every must be positive, got {every}"):
         decode(table, TrainConfig, where="x")
