@@ -1,8 +1,10 @@
-"""The `nutshell` command: names of the verbs, and what an error looks like. The verbs are in verbs.py and listing.py.
+"""The `nutshell` command: names of the verbs, and what an error looks like.
 
-A verb's module is imported when the verb runs, since torch takes seconds to import and help should not wait for it.
+The verbs are in verbs.py, listing.py and fetching.py. A verb's module is imported when the verb runs, since torch takes
+seconds to import and help should not wait for it.
 """
 
+import os
 import sys
 
 from cyclopts import App, CycloptsError
@@ -29,6 +31,7 @@ VERBS = {
 }
 DATA_VERBS = {
     "build": "Turn text into a data set: documents, split, tokenizer, shards.",
+    "fetch": "Fetch a published export of FineWeb from the Hugging Face hub.",
 }
 
 app = App(
@@ -40,9 +43,10 @@ app = App(
 for verb, summary in VERBS.items():
     module = "listing" if verb == "recipes" else "verbs"
     app.command(f"nutshell.{module}:{verb}", name=verb, help=summary)
-data_app = App(name="data", help="Build data sets.")
+data_app = App(name="data", help="Build data sets, or fetch them.")
 for verb, summary in DATA_VERBS.items():
-    data_app.command(f"nutshell.verbs:data_{verb}", name=verb, help=summary)
+    module = "fetching" if verb == "fetch" else "verbs"
+    data_app.command(f"nutshell.{module}:data_{verb}", name=verb, help=summary)
 app.command(data_app)
 
 
@@ -63,5 +67,7 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"nutshell: {show_controls(' '.join(message.split()))}", file=sys.stderr)
+    rank = os.environ.get("RANK")  # torchrun's processes share one terminal
+    who = f"nutshell [rank {rank}]" if rank else "nutshell"
+    print(f"{who}: {show_controls(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(status)

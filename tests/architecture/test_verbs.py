@@ -4,7 +4,7 @@ import inspect
 
 from cyclopts import App
 
-from nutshell import cli, listing, verbs
+from nutshell import cli, fetching, listing, verbs
 
 # What each verb must be given, and what it may be given.
 SURFACE = {
@@ -20,6 +20,7 @@ SURFACE = {
     "recipes": ("", "json"),
     "describe": ("recipe", "against step-ms overhead diagram set json"),
     "data build": ("vocab out", "TEXT val-frac json"),
+    "data fetch": ("export out", "train-shards revision repo allow-shared json"),
 }
 
 
@@ -47,7 +48,7 @@ def test_verbs_and_options():
 def test_every_verb_has_a_body_and_every_body_a_verb():
     bodies = {
         name
-        for module in (verbs, listing)
+        for module in (verbs, listing, fetching)
         for name, body in inspect.getmembers(module, inspect.isfunction)
         if body.__module__ == module.__name__ and not name.startswith("_")
     }

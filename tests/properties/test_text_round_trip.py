@@ -1,4 +1,4 @@
-"""Any bytes survive: files to documents, documents to tokens, tokens to shards, and batches cover what is there."""
+"""Any bytes survive: files to documents, documents to tokens, tokens to shards."""
 
 import gzip
 import itertools
@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nutshell.data.batches import Batches
 from nutshell.data.documents import read_documents
 from nutshell.data.shards import TokenStream, read_shard, write_shard
 from nutshell.data.tokenizer import Tokenizer
@@ -111,24 +110,3 @@ def test_shards_cut_anywhere_read_as_one(folder, tokens, cuts):
     bos_id = int(tokens[0])
     rebuilt = [token for document in stream.documents(bos_id) for token in (bos_id, *document.tolist())]
     assert rebuilt == tokens.tolist()
-
-
-@settings(deadline=None)
-@given(
-    num_tokens=st.integers(2, 400),
-    seq_len=st.integers(1, 64),
-    batch_size=st.integers(1, 9),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_batches_never_repeat_a_target_within_an_epoch(num_tokens, seq_len, batch_size, seed):
-    if num_tokens <= seq_len:
-        return
-    batches = Batches(np.arange(num_tokens, dtype=np.uint16), batch_size=batch_size, seq_len=seq_len, seed=seed)
-    steps = -(-2 * batches.windows_per_epoch // batch_size)
-    rows = [batches.batch(step) for step in range(steps)]
-    inputs = np.concatenate([row[0] for row in rows])
-    targets = np.concatenate([row[1] for row in rows])
-    assert (targets == (inputs + 1) % num_tokens).all()
-    for epoch in range(2):
-        seen = targets[epoch * batches.windows_per_epoch : (epoch + 1) * batches.windows_per_epoch].ravel()
-        assert len(np.unique(seen)) == len(seen) > num_tokens - seq_len - 1

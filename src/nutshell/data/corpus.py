@@ -16,7 +16,7 @@ import numpy as np
 
 from nutshell import files
 from nutshell.config.struct import Config
-from nutshell.data.dataset import FORMAT, MANIFEST_NAME, Dataset, Manifest, ShardEntry, SideEntry
+from nutshell.data.dataset import FORMAT, MANIFEST_NAME, Dataset, Manifest, Overlap, ShardEntry, SideEntry
 from nutshell.data.shards import Tokens, TokenStream, read_shard, write_shard
 from nutshell.data.split import SIDES, Counts, Document, Side, Source, SplitText
 from nutshell.data.tokenizer import Tokenizer
@@ -98,6 +98,8 @@ def _build_in(folder: Path, source: Source, config: BuildConfig, progress: Progr
         done_bytes += len(document.content)
         progress("tokenizing", done_bytes, total_bytes)
     progress("decoding it all again", 0, total_bytes)
+    shared = writers["train"].digests & writers["val"].digests
+    assert not shared, "the split draws a document's side from its content"
     return Manifest(
         format=FORMAT,
         source=source.description,
@@ -111,6 +113,7 @@ def _build_in(folder: Path, source: Source, config: BuildConfig, progress: Progr
         tokenizer_sha256=tokenizer.sha256,
         train=writers["train"].finish(),
         val=writers["val"].finish(),
+        overlap=Overlap(documents=len(shared)),
     )
 
 
@@ -142,6 +145,11 @@ class _SideWriter:
         self._paths: list[Path] = []
         self._digests: list[bytes] = []
         self._num_bytes = 0
+
+    @property
+    def digests(self) -> set[bytes]:
+        """The hashes of the documents that were added."""
+        return set(self._digests)
 
     def add(self, document: Document) -> None:
         bos = np.array([self._tokenizer.bos_id], dtype=np.uint16)

@@ -84,6 +84,15 @@ class TokenStream:
         """Where each shard begins, and the end of the last."""
         return self._starts
 
+    def take(self, positions: Int64[np.ndarray, " N"]) -> Tokens:
+        """Copy the tokens at positions that rise."""
+        cuts = np.searchsorted(positions, self._starts)
+        parts = [
+            shard[positions[low:high] - start]
+            for shard, start, low, high in zip(self._shards, self._starts, cuts[:-1], cuts[1:], strict=False)
+        ]
+        return np.concatenate(parts)
+
     def find(self, token: int) -> Int64[np.ndarray, " N"]:
         """List the positions of a token in rising order; reads every shard."""
         pairs = zip(self._shards, self._starts, strict=False)
