@@ -7,36 +7,41 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# A rank that says nothing for this long is taken for dead; compiling a deep model takes a few minutes.
+SILENCE = timedelta(minutes=10)
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among `size` of them."""
+    """This process among `size` of them; `device` is where tensors must be that they exchange."""
 
     rank: int = 0
     size: int = 1
+    device: torch.device | None = None
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def agree(self, value: float, device: torch.device | None = None) -> float:
+    def agree(self, value: float) -> float:
         """Give every rank the first one's value."""
         if self.size == 1:
             return value
-        shared = torch.tensor([value], dtype=torch.float64, device=device)
+        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.broadcast(shared, src=0)
         return shared.item()
 
-    def any(self, flag: bool, device: torch.device | None = None) -> bool:  # the question's own answer
+    def any(self, flag: bool) -> bool:  # the question's own answer
         """Say whether any rank says so."""
         if self.size == 1:
             return flag
-        shared = torch.tensor([int(flag)], device=device)
+        shared = torch.tensor([int(flag)], device=self.device)
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
         return bool(shared.item())
 
@@ -46,19 +51,47 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def same(self, text: str) -> bool:
+        """Say whether all ranks hold the same text."""
+        if self.size == 1:
+            return True
+        held: list[str | None] = [None] * self.size
+        dist.all_gather_object(held, text)
+        return len(set(held)) == 1
+
 
 ALONE = Ranks()
+
+
+def rank_here() -> int:
+    """Give the number that the environment gives this process; 0 where it was started alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def num_ranks() -> int:
+    """Give the number of processes that the environment names."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def environment_alone() -> dict[str, str]:
+    """Give the environment for a process that is started from here and has no part in the training."""
+    own = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in own}
+
+
+def is_silence(error: RuntimeError) -> bool:
+    """Say whether an error is that another rank does not answer; gloo has no class of its own for that."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 @contextmanager
 def joined_ranks(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that the environment names, over NCCL on GPUs and gloo elsewhere; leave them at the end."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if num_ranks() == 1:
         yield ALONE
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=SILENCE)
     try:
-        yield Ranks(dist.get_rank(), size)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()

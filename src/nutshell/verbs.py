@@ -22,6 +22,7 @@ from nutshell.pipeline.probing import probe_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
 from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact
 from nutshell.pipeline.training import Training
+from nutshell.ranks import rank_here
 from nutshell.recipe import Resolved, resolve
 from nutshell.report.diagram import draw_depth
 from nutshell.report.html import write_report
@@ -85,7 +86,8 @@ def run(
         json: print the summary as JSON.
     """
     resolved = resolve(recipe, overrides)
-    run_all(resolved, data, out or _default_out(resolved, seed), seed=seed, terminal=Terminal(as_json=json))
+    terminal = Terminal(as_json=json, mute=rank_here() > 0)
+    run_all(resolved, data, out or _default_out(resolved, seed), seed=seed, terminal=terminal)
 
 
 def train(
@@ -109,7 +111,7 @@ def train(
         overrides: settings to try, as in `--set optim.matrix_lr=0.03`; recorded with the run.
         json: print the receipt as JSON.
     """
-    terminal = Terminal(as_json=json)
+    terminal = Terminal(as_json=json, mute=rank_here() > 0)
     resolved = resolve(recipe, overrides)
     run_dir = out or _default_out(resolved, seed)
     training = Training(resolved, Dataset.open(data), run_dir, seed=seed)

@@ -19,6 +19,7 @@ from nutshell.files import sha256_file, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.training import Told, Training
+from nutshell.ranks import environment_alone, rank_here
 from nutshell.recipe import Resolved
 from nutshell.report.html import write_report
 from nutshell.report.tables import summary_view
@@ -78,6 +79,8 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
     """
     training = Training(resolved, Dataset.open(data_dir), run_dir, seed=seed)
     train_run(training, resume=(run_dir / store.CHECKPOINT).exists(), terminal=terminal)
+    if rank_here():  # one process is enough for what follows
+        return {}
     if not _is_packed(run_dir, resolved.recipe.pack.budget_bytes):
         with terminal.stage("pack", unit="packings") as advance:
             pack_run(run_dir, progress=advance)
@@ -176,6 +179,8 @@ def _run_verb(terminal: Terminal, *arguments: str) -> None:
         RunError: it failed; it has said why.
     """
     silence = ["--json"] if terminal.voice == "silent" else []
-    done = subprocess.run([sys.executable, "-m", "nutshell", *arguments, *silence], check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "nutshell", *arguments, *silence], check=False, env=environment_alone()
+    )
     if done.returncode:
         raise RunError(f"nutshell {arguments[0]} failed (see above); the stages before it are kept")

@@ -1,7 +1,8 @@
 """The training stage: a recipe and a data set to weights and a receipt."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from nutshell.optim.roles import Optimizers
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe
 from nutshell.pipeline.rows import MetricsLog, RowLog
-from nutshell.ranks import Ranks, joined_ranks
+from nutshell.ranks import Ranks, is_silence, joined_ranks
 from nutshell.recipe import Resolved
 from nutshell.train.checkpoint import Change, Checkpoint, Identity
 from nutshell.train.compute import Compute
@@ -102,7 +103,7 @@ class Training:
             RunError: a checkpoint is there and `resume` is not set, or the other way round; or training went wrong.
             Interrupted: Ctrl-C; a checkpoint is written.
         """
-        with joined_ranks(self._compute.device) as ranks:
+        with joined_ranks(self._compute.device) as ranks, self._together(ranks):
             return self._run(ranks, resume=resume, told=told if ranks.is_first else Told())
 
     def _run(self, ranks: Ranks, *, resume: bool, told: "Told") -> dict[str, Any]:
@@ -145,7 +146,11 @@ class Training:
                 on_warning=told.warned,
                 probing=probing,
             )
+        digest = _digest(state)
+        if not ranks.same(digest):
+            told.warned("the processes ended with different weights; the first one's are kept")
         facts = {
+            "replicas_equal": ranks.same(digest),
             "prepare_seconds": prepare_seconds,
             "tree_bytes": tree.peak_bytes,
             "recompiled": num_compiled() - graphs,
@@ -156,6 +161,25 @@ class Training:
             told.warned(f"{receipt['recompiled']} graphs were compiled after the clock had started")
         _check_all_active(plan, state)
         return receipt
+
+    @contextmanager
+    def _together(self, ranks: Ranks) -> Iterator[None]:
+        """Say clearly what it means that the others do not answer.
+
+        Raises:
+            RunError: a collective operation failed.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if ranks.size == 1 or not is_silence(error):
+                raise
+            path = self.run_dir / store.CHECKPOINT
+            kept = f"{path} continues the run: train --resume" if path.exists() else "nothing was saved yet"
+            first_line = str(error).partition("\n")[0]
+            raise RunError(
+                f"a process of this training is gone ({first_line}); {kept}, on any number of processes"
+            ) from error
 
     def _gradients(self, state: TrainState, ranks: Ranks, opened: ExitStack) -> Gradients:
         """Put together what makes a step's gradients."""
@@ -251,6 +275,7 @@ class Training:
                 "train_process": peak_process_bytes(),
             },
             "ranks": facts["ranks"],
+            "replicas_equal": facts["replicas_equal"],
             "device": str(self._compute.device),
             "processor": processor(),
             "versions": versions(),
@@ -268,6 +293,15 @@ class Told:
     prepared: Callable[[float], object] = _nobody
     changed: Callable[[Change], object] = _nobody
     warned: Callable[[str], object] = _nobody
+
+
+def _digest(state: TrainState) -> str:
+    """Give the SHA-256 of the weights in training and of every average."""
+    found = hashlib.sha256()
+    for weights in state.final_weights().values():
+        for value in weights.values():
+            found.update(value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _check_all_active(plan: Plan, state: TrainState) -> None:

@@ -57,14 +57,16 @@ class Terminal:
 
     Args:
         as_json: be silent, and print results as JSON.
+        mute: say and print nothing at all: another process of the same run does.
     """
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, mute: bool = False) -> None:
         self.err = _console(sys.stderr)
         self.out = _console(sys.stdout)
         # FORCE_COLOR makes rich take a pipe for a terminal: colours are welcome there, redrawing is not.
         live = self.err.is_interactive and sys.stderr.isatty()
-        self.voice: Literal["live", "plain", "silent"] = "silent" if as_json else "live" if live else "plain"
+        self.voice: Literal["live", "plain", "silent"] = "silent" if as_json or mute else "live" if live else "plain"
+        self._mute = mute
 
     def note(self, text: str, style: str = "") -> None:
         """Say one line on the way."""
@@ -73,6 +75,8 @@ class Terminal:
 
     def result(self, value: Any, view: Callable[[Any], RenderableType]) -> None:
         """Print what a verb was asked for: `view(value)` for people, or `value` as JSON."""
+        if self._mute:
+            return
         if self.voice == "silent":
             self.out.file.write(json.dumps(value, indent=2) + "\n")
         else:

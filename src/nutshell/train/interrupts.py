@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps."""
+"""Being asked to stop: Ctrl-C, or SIGTERM from whoever manages the machine, between two steps."""
 
 import contextlib
 import signal
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended training between two steps; the checkpoint continues it."""
+    """Training was asked to end and did so between two steps; the checkpoint continues it."""
 
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question the loop asks between steps; a second one stops at once."""
+    """Turn the first request to stop into a question the loop asks between steps; a second one stops at once."""
     asked = False
 
     def note(signum: int, frame: object) -> None:
@@ -21,11 +21,12 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         asked = True
 
     try:
-        previous = signal.signal(signal.SIGINT, note)
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not the main thread: whoever runs us there handles signals
         yield lambda: False
         return
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -76,7 +76,7 @@ def train(
             spent.steps += 1
             spent.tokens += phase.batch_tokens
             averaged = state.average(now)
-            seconds = ranks.agree(clock.seconds(), gradients.device)
+            seconds = ranks.agree(clock.seconds())
             step_seconds, spent.seconds = seconds - spent.seconds, seconds
             row = _row(spent, now, nats, rates, step_seconds, phase, number, schedule)
             for warning in _note(state, row, [phase.name, *averaged], before=now, config=config):
@@ -84,7 +84,7 @@ def train(
             on_row(row)
             if probing and probing.is_due(spent):
                 _probe(probing, clock, plan, spent, number)
-            stop = ranks.any(interrupted(), gradients.device)
+            stop = ranks.any(interrupted())
             if stop or spent.seconds - saved_at >= config.checkpoint_seconds:
                 _save(plan, state, ranks)
                 saved_at = spent.seconds
