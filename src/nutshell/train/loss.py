@@ -1,10 +1,17 @@
-"""What a step's tokens cost: from the model's last state to the objective, and to the nats that are reported."""
+"""What a step's tokens cost: from the model's last state to the objective, and to the nats that are reported.
 
-from collections.abc import Callable
+Reading out and its gradient are one function, so that compiled code need not keep between forward and backward what an
+autograd graph would: logits exist for a piece of the batch at a time. What leaves is the gradient of the last state and
+of the parameters that the logits depend on; it waits for the backward, which only scales it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nutshell.model.depth import MAX_VIRTUAL_LAYERS, DepthSchedule
 from nutshell.model.lm import LM
@@ -13,7 +20,19 @@ from nutshell.nn.kernels.cross_entropy import Loss, Smoothing, cross_entropy
 from nutshell.train.compute import Compute
 from nutshell.train.config import TrainConfig
 
-ReadOutLoss = Callable[[Float[Tensor, "B T D"], Stream, Int[Tensor, "B T"]], Loss]
+Params = Mapping[str, Tensor]
+
+# Of the fp32 logits of a piece, by device. On a CPU two pieces of this size take the time of one and need half the
+# memory, smaller ones take longer (docs/log.md). On a GPU, where each piece costs some launches, a guess.
+MAX_LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}
+
+
+class Known(NamedTuple):
+    """A loss together with its gradients."""
+
+    loss: Loss
+    of_state: Float[Tensor, "B T D"]
+    of_params: Params
 
 
 class TrainingLoss:
@@ -24,8 +43,9 @@ class TrainingLoss:
 
     def __init__(self, model: LM, compute: Compute, config: TrainConfig) -> None:
         self._model, self._compute = model, compute
-        self._smoothing = Smoothing(config.label_smoothing, config.z_loss)
-        self._read_out_loss: ReadOutLoss = self._plain_read_out_loss
+        self._read_out = ReadOutLoss(model, Smoothing(config.label_smoothing, config.z_loss))
+        self._params = self._read_out.params()
+        self._gradients = self._read_out.gradients
         if compute.compiled:
             # A technique may read the number of its block or visit; each is then a graph of its own, and a deep model
             # has more of them than dynamo allows by default.
@@ -34,11 +54,107 @@ class TrainingLoss:
             # would become symbols at the second block.
             for block in model.blocks:
                 block.compile(fullgraph=True, dynamic=False)
-            self._read_out_loss = torch.compile(self._plain_read_out_loss, fullgraph=True, dynamic=False)
+            self._gradients = torch.compile(self._read_out.gradients, fullgraph=True, dynamic=False)
 
     def __call__(self, inputs: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], schedule: DepthSchedule) -> Loss:
         stream = self._model.stream(inputs, dtype=self._compute.dtype, attend_kind=self._compute.attend_kind)
-        return self._read_out_loss(self._model.trunk(stream, schedule), stream, targets)
+        x = self._model.trunk(stream, schedule)
+        if not torch.is_grad_enabled():
+            return self._read_out(x, stream, targets)
+        known = self._known(x.detach(), stream, targets)
+        leaves, gradients = (x, *self._params.values()), (known.of_state, *known.of_params.values())
+        return known.loss._replace(objective=_Linked.apply(known.loss.objective, *leaves, *gradients))
 
-    def _plain_read_out_loss(self, x: Tensor, stream: Stream, targets: Tensor) -> Loss:
-        return cross_entropy(self._model.read_out(x, stream).flatten(0, 1), targets.flatten(), self._smoothing)
+    def _known(self, x: Tensor, stream: Stream, targets: Tensor) -> Known:
+        """Compute the loss and its gradients, a piece of the rows at a time."""
+        params = {name: value.detach() for name, value in self._params.items()}
+        row_bytes = 4 * x.shape[1] * self._model.config.vocab_size
+        num = num_pieces(len(x), row_bytes=row_bytes, most=MAX_LOGITS_BYTES[x.device.type])
+        size = len(x) // num
+        total = None
+        for start in range(0, len(x), size):
+            rows = slice(start, start + size)
+            part = self._gradients(x[rows], params, _read_by_logits(stream, rows), targets[rows], num)
+            total = part if total is None else _joined(total, part)
+        assert total is not None
+        return total
+
+
+class ReadOutLoss(nn.Module):
+    """From the last state to the loss."""
+
+    def __init__(self, model: LM, smoothing: Smoothing) -> None:
+        super().__init__()
+        self.model, self.smoothing = model, smoothing
+
+    def forward(self, x: Float[Tensor, "B T D"], stream: Stream, targets: Int[Tensor, "B T"]) -> Loss:
+        return cross_entropy(self.model.read_out(x, stream).flatten(0, 1), targets.flatten(), self.smoothing)
+
+    def gradients(self, x: Tensor, params: Params, stream: Stream, targets: Tensor, num_pieces: int) -> Known:
+        """Give the share of one of several pieces in the loss, and the gradients of that."""
+
+        def share(x: Tensor, params: Params) -> tuple[Tensor, Loss]:
+            whole: Any = torch.func.functional_call(self, dict(params), (x, stream, targets))
+            loss = Loss(*(part / num_pieces for part in whole))
+            return loss.objective, Loss(*(part.detach() for part in loss))
+
+        (of_state, of_params), loss = torch.func.grad(share, argnums=(0, 1), has_aux=True)(x, params)
+        return Known(loss, of_state, of_params)
+
+    def params(self) -> dict[str, Tensor]:
+        """Find the parameters that the logits depend on, by reading one token out."""
+        token = torch.zeros(1, 1, dtype=torch.int64, device=self.model.embedding.device)
+        stream = self.model.stream(token, dtype=torch.float32, attend_kind="fused")
+        named = dict(self.named_parameters())
+        objective = self(stream.x0.detach(), stream, stream.tokens).objective
+        gradients = torch.autograd.grad(objective, (*named.values(), stream.x0), allow_unused=True)
+        assert gradients[-1] is None, "a technique on logits may not depend on the embedded tokens"
+        return {
+            name: value
+            for (name, value), gradient in zip(named.items(), gradients, strict=False)
+            if gradient is not None
+        }
+
+
+class _Linked(torch.autograd.Function):
+    """Gives a value back, with gradients for its leaves that are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *leaves_and_gradients: Tensor) -> Tensor:
+        ctx.save_for_backward(*leaves_and_gradients[len(leaves_and_gradients) // 2 :])
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        return None, *(grad * gradient for gradient in gradients), *(None for _ in gradients)
+
+
+def num_pieces(num_rows: int, *, row_bytes: int, most: int) -> int:
+    """Say in how many equal pieces to cut rows, for each to stay within `most` bytes; a row is never cut."""
+    fitting = (num for num in range(1, num_rows) if not num_rows % num and row_bytes * num_rows <= num * most)
+    return next(fitting, num_rows)
+
+
+def _read_by_logits(stream: Stream, rows: slice) -> Stream:
+    """Keep of the stream what techniques on logits may read, the tokens, for some rows."""
+    return stream._replace(
+        tokens=stream.tokens[rows],
+        previous=stream.previous[rows],
+        x0=stream.x0.detach()[rows],
+        documents=None,
+        tables={},
+        first_values=None,
+    )
+
+
+def _joined(total: Known, part: Known) -> Known:
+    """Add a piece to those before it, in place where it can."""
+    for name, gradient in part.of_params.items():
+        total.of_params[name].add_(gradient)
+    return Known(
+        Loss(*(before + new for before, new in zip(total.loss, part.loss, strict=True))),
+        torch.cat([total.of_state, part.of_state]),
+        total.of_params,
+    )

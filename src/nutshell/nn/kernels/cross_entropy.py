@@ -33,7 +33,9 @@ class Smoothing(NamedTuple):
 def cross_entropy(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], smoothing: Smoothing) -> Loss:
     """Give both means over N tokens, from logits in fp32."""
     lse = torch.logsumexp(logits, dim=-1)
-    target_logits = logits.gather(-1, targets[:, None])[:, 0]
+    # A masked sum, not an index: the gradient of an index is a table of zeros as large as the logits.
+    is_target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
+    target_logits = torch.where(is_target, logits, 0.0).sum(dim=-1)
     nats = (lse - target_logits).mean()
     objective = nats
     if smoothing.label_smoothing:
