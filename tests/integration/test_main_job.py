@@ -24,7 +24,7 @@ skips = "mirror"
 [train]
 batch_size = 4
 seq_len = 64
-averages = [{ kind = "ema", decay = 0.9 }]
+averages = [{ kind = "ema", decay = 0.9 }, { kind = "swa", start = 0.7, every = 2 }]
 compile = "never"
 phases = [{ until = 0.5, schedule = "0-2" }]
 budget = { steps = 20 }
@@ -109,6 +109,26 @@ def test_a_finished_run_does_nothing_again_and_stages_run_alone(finished):
     assert {key: checked[key] for key in ("tokens", "text_sha256")} == {
         key: proved[key] for key in ("tokens", "text_sha256")
     }
+
+
+def test_every_average_is_scored_and_the_chosen_one_is_packed(finished):
+    found = json.loads((finished / "out/averages.json").read_text())
+    assert found["packed"] == "ema"
+    assert set(found["weights"]) == {"ema", "last", "swa"}
+    bpb = {name: each["disjoint_bpb"] for name, each in found["weights"].items()}
+    assert len(set(bpb.values())) == 3
+    summary = json.loads((finished / "out/summary.json").read_text())
+    assert summary["averages"] == {"packed": "ema", "disjoint_bpb": bpb}
+    # What is packed costs little more than its own weights do unpacked.
+    assert summary["disjoint_bpb"] == pytest.approx(bpb["ema"], rel=0.05)
+    options = ("--data", "data", "--set", "train.packed=last")
+    nutshell("train", "small.toml", *options, "--out", "last", cwd=finished)
+    assert (finished / "last/weights.safetensors").read_bytes() == (
+        finished / "out/weights-last.safetensors"
+    ).read_bytes()
+    assert (finished / "last/weights-ema.safetensors").read_bytes() == (
+        finished / "out/weights.safetensors"
+    ).read_bytes()
 
 
 def test_sample_continues_the_prompt_and_repeats_with_its_seed(finished):

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from nutshell.data.split import Source
 from nutshell.errors import ProofError, RunError
 from nutshell.files import sha256_file, write_json
 from nutshell.pipeline import store
+from nutshell.pipeline.averages import is_scored, score_weights
 from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.training import Told, Training
 from nutshell.ranks import environment_alone, rank_here
@@ -81,6 +83,9 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
     train_run(training, resume=(run_dir / store.CHECKPOINT).exists(), terminal=terminal)
     if rank_here():  # one process is enough for what follows
         return {}
+    if resolved.recipe.train.averages and not is_scored(run_dir, resolved.recipe):
+        with terminal.stage("compare averages", unit="tokens read") as advance:
+            score_weights(run_dir, data_dir, progress=advance)
     if not _is_packed(run_dir, resolved.recipe.pack.budget_bytes):
         with terminal.stage("pack", unit="packings") as advance:
             pack_run(run_dir, progress=advance)
@@ -102,9 +107,13 @@ def summarise(run_dir: Path, data_dir: Path) -> dict[str, Any]:
     score = store.read_stage(run_dir / store.SCORE, remedy="score the run first")
     proof = store.read_stage(run_dir / store.PROOF, remedy="prove it") if (run_dir / store.PROOF).exists() else None
     timing = data_dir / store.DATA_TIMING
+    averages = (
+        store.read_stage(run_dir / store.AVERAGES, remedy="delete it") if (run_dir / store.AVERAGES).exists() else None
+    )
     stages = {
         "data": store.read_stage(timing, remedy="delete it")["seconds"] if timing.exists() else None,
         **receipt["seconds"],
+        "averages": averages["seconds"] if averages else None,
         "pack": ledger["seconds"],
         "score": score["seconds"],
         "prove": proof["seconds"] if proof else None,
@@ -112,6 +121,7 @@ def summarise(run_dir: Path, data_dir: Path) -> dict[str, Any]:
     summary = {
         "name": receipt["name"],
         **{key: score[key] for key in SCORE_KEYS},
+        "averages": _averages_of(averages) if averages else None,
         "artifact": store.ARTIFACT,
         **{key: ledger[key] for key in ("artifact_bytes", "artifact_sha256", "budget_bytes")},
         "proof": {key: proof[key] for key in PROOF_KEYS} if proof else None,
@@ -122,6 +132,14 @@ def summarise(run_dir: Path, data_dir: Path) -> dict[str, Any]:
     }
     write_json(run_dir / store.SUMMARY, summary)
     return summary
+
+
+def _averages_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what was packed, and what each of the weights reached before that."""
+    return {
+        "packed": result["packed"],
+        "disjoint_bpb": {name: each["disjoint_bpb"] for name, each in result["weights"].items()},
+    }
 
 
 def _warning(change: Change) -> str:

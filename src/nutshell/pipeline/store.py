@@ -26,6 +26,7 @@ TOKENIZER = "tokenizer.model"
 RECEIPT = "run.json"
 ARTIFACT = "model.nut"
 LEDGER = "pack.json"
+AVERAGES = "averages.json"
 SCORE = "score.json"
 PROOF = "proof.json"
 BITSTREAM = "proof.nsp"
@@ -35,7 +36,7 @@ DATA_TIMING = "build.json"
 RUN_FILES = (
     *(RECIPE, DESCRIPTION, METRICS, PROBES, CHECKPOINT, WEIGHTS, TOKENIZER, RECEIPT),
     *("weights-last.safetensors", "weights-ema.safetensors", "weights-swa.safetensors"),
-    *(ARTIFACT, LEDGER, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
+    *(ARTIFACT, LEDGER, AVERAGES, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
 )
 
 

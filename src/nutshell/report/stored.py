@@ -63,6 +63,13 @@ class Score(msgspec.Struct, frozen=True):
         return {definition: bpb for definition, bpb in stored.items() if bpb is not None}
 
 
+class Averages(msgspec.Struct, frozen=True):
+    """What the weights of the last step and every average of them scored before packing; `packed` names the choice."""
+
+    packed: str
+    disjoint_bpb: dict[str, float]
+
+
 class Summary(msgspec.Struct, frozen=True):
     """The answer of a run; what no stage has produced yet is None or empty."""
 
@@ -73,6 +80,7 @@ class Summary(msgspec.Struct, frozen=True):
     artifact_bytes: int | None = None
     budget_bytes: int | None = None
     compressors: dict[str, float] = {}
+    averages: Averages | None = None
     proof: Proof | None = None
     seconds: dict[str, float] = {}
     overrides: dict[str, Any] = {}

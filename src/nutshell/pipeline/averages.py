@@ -1,0 +1,90 @@
+"""What the weights of a run are worth before they are packed: those of the last step, and every average of them.
+
+One disjoint pass over the validation text each, by document and in fp32, so that the packed choice can be judged; the
+run's score is that of the artifact alone.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nutshell.artifact.load import Loaded
+from nutshell.artifact.predictor import ModelPredictor
+from nutshell.config.loader import to_toml
+from nutshell.data.tokenizer import Tokenizer
+from nutshell.errors import RunError
+from nutshell.files import sha256_file, write_json
+from nutshell.machine import num_threads
+from nutshell.model.lm import LM
+from nutshell.nn.params import ParamTable
+from nutshell.pipeline import store
+from nutshell.recipe import Recipe
+from nutshell.score.frozen import score_documents
+from nutshell.score.predictor import Progress
+from nutshell.score.windows import WindowPlan
+from nutshell.train.averaging import AverageName, name_of
+from nutshell.train.checkpoint import read_tensors
+
+
+def score_weights(run_dir: Path, data_dir: Path, *, progress: Progress) -> dict[str, Any]:
+    """Score each of a run's weights on the validation text; write and return what was found.
+
+    Raises:
+        RunError: the run is not trained, or its weights are not of its recipe.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(num_threads())
+    recipe = store.read_recipe(run_dir)
+    tokenizer = Tokenizer((run_dir / store.TOKENIZER).read_bytes())
+    paths = weight_files(run_dir, recipe)
+    found = {}
+    for number, (name, path) in enumerate(paths.items()):
+        loaded = _load(recipe, tokenizer, path)
+        _, documents = store.open_documents(data_dir, loaded)
+        plan = WindowPlan(context=loaded.context, stride=loaded.context)
+        score = score_documents(ModelPredictor(loaded), documents, plan, progress=_part(progress, number, len(paths)))
+        found[name] = {"disjoint_bpb": score.bpb, "sha256": sha256_file(path)}
+    result = {"packed": recipe.train.packed_name, "weights": found, "seconds": time.perf_counter() - start}
+    write_json(run_dir / store.AVERAGES, result)
+    return result
+
+
+def weight_files(run_dir: Path, recipe: Recipe) -> dict[AverageName, Path]:
+    """Name the files of a run's weights, the packed ones first."""
+    packed = recipe.train.packed_name
+    names: list[AverageName] = ["last", *map(name_of, recipe.train.averages)]
+    others = {name: run_dir / store.other_weights(name) for name in names if name != packed}
+    return {packed: run_dir / store.WEIGHTS, **others}
+
+
+def is_scored(run_dir: Path, recipe: Recipe) -> bool:
+    """Say whether these very weights have been scored."""
+    path = run_dir / store.AVERAGES
+    if not path.exists():
+        return False
+    found = store.read_stage(path, remedy="delete it").get("weights", {})
+    files = weight_files(run_dir, recipe)
+    return {name: each.get("sha256") for name, each in found.items()} == {
+        name: sha256_file(file) for name, file in files.items()
+    }
+
+
+def _load(recipe: Recipe, tokenizer: Tokenizer, path: Path) -> Loaded:
+    """Build the model of the packed schedule with unpacked weights."""
+    tensors, _ = read_tensors(path)
+    schedule = recipe.final_schedule
+    with torch.device("meta"):
+        model = LM(recipe.model, [schedule])
+    names = [row.name for row in ParamTable.of(model)]
+    if missing := [name for name in names if name not in tensors]:
+        raise RunError(f"{path}: has no weight '{missing[0]}', which the run's recipe has")
+    model.load_state_dict({name: tensors[name] for name in names}, assign=True)
+    model.requires_grad_(requires_grad=False)
+    return Loaded(model.eval(), schedule, tokenizer, recipe.train.seq_len, recipe.score.stride, to_toml(recipe))
+
+
+def _part(progress: Progress, number: int, parts: int) -> Progress:
+    """Make one of several passes a part of one progress."""
+    return lambda done, total: progress(number * total + done, parts * total)
