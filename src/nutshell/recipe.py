@@ -12,6 +12,7 @@ from nutshell.config.loader import apply_overrides, decode, read_table, to_toml
 from nutshell.config.struct import Config
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
+from nutshell.model.effects import check_effects
 from nutshell.optim.config import OptimConfig
 from nutshell.score.config import ProveConfig, ScoreConfig
 from nutshell.train.config import TrainConfig
@@ -36,8 +37,8 @@ class Recipe(Config, frozen=True):
                 raise ValueError(
                     f"train.phases: '{schedule.text}' runs {schedule.num_blocks} blocks, the model has {num_blocks}"
                 )
-            self.model.residual.check(tuple(visit.block for visit in schedule.visits))
-            self._check_first_block(schedule)
+            self.model.check_schedule(schedule, self.final_schedule)
+        check_effects(self.model, self.schedules)
         if self.final_schedule.visits not in {schedule.visits for schedule in self.phases[-1].schedules}:
             raise ValueError(
                 f"train.phases: the last phase lasts to the end without '{self.final_schedule.text}', which is packed; "
@@ -54,15 +55,6 @@ class Recipe(Config, frozen=True):
                 raise ValueError(
                     f"train.phases: the phase until {phase.until:g} has no effect: the next runs as it does"
                 )
-
-    def _check_first_block(self, schedule: DepthSchedule) -> None:
-        """Refuse a change of the first block where a technique reads its values: its own visits have no weights."""
-        first, packed = schedule.visits[0].block, self.final_schedule.visits[0].block
-        if first != packed and any(kind.keeps_first for kind in self.model.values):
-            raise ValueError(
-                f"train.phases: '{schedule.text}' begins with block {first}, the packed schedule with block {packed}, "
-                "and model.values mixes in the values of the first"
-            )
 
     @property
     def final_schedule(self) -> DepthSchedule:

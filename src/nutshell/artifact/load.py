@@ -57,7 +57,7 @@ class Loaded:
         if schedule.num_blocks > num_blocks:
             raise RecipeError(f"schedule '{text}' runs {schedule.num_blocks} blocks, the artifact has {num_blocks}")
         try:
-            self.model.config.residual.check(tuple(visit.block for visit in schedule.visits))
+            self.model.config.check_schedule(schedule, self.schedule)
         except ValueError as error:
             raise RecipeError(f"schedule '{text}' does not fit the artifact: {error}") from error
         return self if schedule.visits == self.schedule.visits else replace(self, schedule=schedule)

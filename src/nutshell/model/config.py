@@ -34,8 +34,8 @@ class DepthConfig(Config, frozen=True):
 
     def __post_init__(self) -> None:
         self.parse()
-        if self.skips == "none" and self.join != AddSkipConfig():
-            raise ValueError("depth.join has no effect: depth.skips is 'none'")
+        if self.skips in ("none", ()) and self.join != AddSkipConfig():
+            raise ValueError("depth.join has no effect: depth.skips is 'none' or empty")
 
     def parse(self) -> DepthSchedule:
         return DepthSchedule.parse(self.schedule, self.skips)
@@ -139,6 +139,21 @@ class ModelConfig(Config, frozen=True):
             )
             for block in range(dims.num_blocks)
         ]
+
+    def check_schedule(self, schedule: DepthSchedule, packed: DepthSchedule) -> None:
+        """Refuse another schedule than the packed one, which the weights made for that cannot run.
+
+        Raises:
+            ValueError: the residual rule cannot run it, or it begins with another block where a technique mixes in the
+                values of the first: that block has weights for it, and the packed schedule's first block has none.
+        """
+        self.residual.check(tuple(visit.block for visit in schedule.visits))
+        first, packed_first = schedule.visits[0].block, packed.visits[0].block
+        if first != packed_first and any(kind.keeps_first for kind in self.values):
+            raise ValueError(
+                f"'{schedule.text}' begins with block {first}, the packed schedule with block {packed_first}, "
+                "and model.values mixes in the values of the first"
+            )
 
     def copies(self, branch: BranchName, place: Place) -> list[Place]:
         """Say for which places a block's branch is built: the block as a whole, or each visit if it is untied."""

@@ -47,7 +47,10 @@ def of_visit(rows: nn.ParameterList | nn.ModuleList, visit: VirtualLayer, *, ski
     """
     if isinstance(rows, Deviations):
         return rows[0] + rows[1 + min(visit.iteration, len(rows) - 2)]
-    return rows[0] if len(rows) == 1 else rows[min(visit.iteration - skipped, len(rows) - 1)]
+    if len(rows) == 1:
+        return rows[0]
+    assert visit.iteration >= skipped, "no row is of this visit"
+    return rows[min(visit.iteration - skipped, len(rows) - 1)]
 
 
 class BranchRows(nn.Module):

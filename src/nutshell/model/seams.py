@@ -81,6 +81,8 @@ class InputKind(Kind, frozen=True, kw_only=True):
 class BlockKind(Kind, frozen=True, kw_only=True):
     """Base of the techniques that act inside blocks: in all of them, or only in those that `blocks` lists."""
 
+    # Whether it does nothing as long as the stream still is x0.
+    needs_moved_stream: ClassVar[bool] = False
     blocks: str = ""
 
     def acts_in(self, place: Place) -> bool:

@@ -10,6 +10,7 @@ from nutshell.config.struct import kind_of
 from nutshell.model.accounting import flops_by_part, flops_per_token, params_by_part
 from nutshell.model.config import AtVisit, ModelConfig
 from nutshell.model.depth import DepthSchedule, VirtualLayer
+from nutshell.model.effects import active_at
 from nutshell.model.lm import LM
 from nutshell.model.seams import Place
 from nutshell.nn.params import ParamTable
@@ -112,24 +113,14 @@ def _weights(model: ModelConfig, schedule: DepthSchedule, visit: VirtualLayer) -
 
 def _techniques(model: ModelConfig, place: Place, visit: VirtualLayer) -> list[dict[str, Any]]:
     """List what acts at a visit, in the order of the seams; `per_visit` where its weights are this visit's own."""
-    attention = model.copies("attention", place)
-    own = attention[min(visit.iteration, len(attention) - 1)]
-    seams: list[tuple[str, Sequence[AtVisit], Place]] = [
-        ("entry", model.residual.entry, place),
-        ("modulate", model.modulate, place),
-        ("values", model.values, own),
-        ("heads", model.heads, own),
-    ]
     return [
         {
-            "seam": seam,
-            "kind": kind_of(kind),
-            "value": kind.value_at(visit),
-            "per_visit": _is_per_visit(kind, place, built_for),
+            "seam": found.seam.removeprefix("residual."),
+            "kind": kind_of(found.kind),
+            "value": found.kind.value_at(visit),
+            "per_visit": _is_per_visit(found.kind, place, found.place),
         }
-        for seam, kinds, built_for in seams
-        for kind in kinds
-        if kind.acts_at(built_for, visit)
+        for found in active_at(model, place, visit)
     ]
 
 

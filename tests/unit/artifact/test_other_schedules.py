@@ -9,6 +9,7 @@ from models import ALL_TOGETHER, DEPTH, TECHNIQUES, VOCAB, build_model, model_co
 from nutshell.artifact.load import Loaded
 from nutshell.artifact.predictor import ModelPredictor, ModelStepper
 from nutshell.errors import RecipeError
+from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
 
 BY_VISIT = {
@@ -128,3 +129,21 @@ def test_what_the_residual_rule_cannot_run_is_refused():
     loaded = load({"residual": {"kind": "lanes", "from_block": 1}})
     with pytest.raises(RecipeError, match=r"^schedule '0-2 0 3' does not fit the artifact: .*block 0 would run after"):
         loaded.under("0-2 0 3")
+
+
+@pytest.mark.parametrize("per", ["block", "visit"])
+def test_a_schedule_that_begins_with_another_block_is_refused_where_the_first_values_are_mixed_in(per):
+    loaded = load({"depth": {**DEPTH, "skips": "none"}, "values": [{"kind": "value_residual", "per": per}]})
+    message = "'1 0 2 3' begins with block 1, the packed schedule with block 0, and model.values mixes in the values"
+    with pytest.raises(RecipeError, match=message):
+        loaded.under("1 0 2 3")
+    load({"depth": {**DEPTH, "skips": "none"}}).under("1 0 2 3")
+
+
+def test_no_visit_takes_its_weights_from_the_end_of_the_list():
+    """A block's first visit has no row of a value residual where every trained schedule begins with it."""
+    model = load(
+        {"values": TECHNIQUES["value_residual by visit"]["values"], "depth": {"schedule": "0 1 0 2 0 3"}}
+    ).model
+    with pytest.raises(AssertionError, match="no row is of this visit"):
+        model(tokens(1, 4), DepthSchedule.parse("1 0 2 3"))

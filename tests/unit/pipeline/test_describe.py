@@ -85,14 +85,15 @@ def test_techniques_stand_at_the_visits_where_they_act(described):
     assert [kinds(layer, "heads") for layer in layers] == [[], [], ["xsa"], [], ["xsa"], ["xsa"]]
     assert [kinds(layer, "values") for layer in layers] == [[]] + [["value_residual"]] * 5  # the first keeps its own
     assert all(kinds(layer, "entry") == ["x0_mix"] for layer in layers)
-    assert all(kinds(layer, "modulate") == ["layer_scale", "branch_scale"] for layer in layers)
+    assert kinds(layers[0], "modulate") == ["branch_scale"]  # the layer scale of the first block is 1
+    assert all(kinds(layer, "modulate") == ["layer_scale", "branch_scale"] for layer in layers[1:])
     assert {layer["residual"] for layer in layers} == {"sequential"}
 
 
-@pytest.mark.parametrize(("by", "depths"), [("block", [1, 2, 3, 2, 3, 4]), ("index", [1, 2, 3, 4, 5, 6])])
-def test_layer_scale_has_its_value_at_every_visit(described, by, depths):
+@pytest.mark.parametrize(("by", "depths"), [("block", [2, 3, 2, 3, 4]), ("index", [2, 3, 4, 5, 6])])
+def test_layer_scale_has_its_value_at_every_visit_but_the_first(described, by, depths):
     layers = described(('"layer_scale"', f'"layer_scale", by = "{by}"'))["virtual_layers"]
-    values = [active(layer, "layer_scale")["value"] for layer in layers]
+    values = [active(layer, "layer_scale")["value"] for layer in layers[1:]]
     assert values == pytest.approx([1 / depth**0.5 for depth in depths])
     assert active(layers[0], "branch_scale")["value"] is None
 

@@ -13,6 +13,7 @@ Interacts: a leak, not a doubly stochastic map, since x0 is never updated: each 
 """
 
 import math
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from nutshell.model.seams import BlockKind, Per, Place, Stream
 class BirkhoffConfig(BlockKind, frozen=True, kw_only=True, tag="birkhoff"):
     """The first value of l, and whether all visits of a block share it."""
 
+    needs_moved_stream: ClassVar[bool] = True
     init_logit: float = 0.0
     per: Per = "block"
 

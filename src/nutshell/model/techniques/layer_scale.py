@@ -33,6 +33,9 @@ class LayerScaleConfig(BlockKind, frozen=True, kw_only=True, tag="layer_scale"):
     def num_params(self, place: Place) -> int:
         return 0
 
+    def acts_at(self, place: Place, visit: VirtualLayer) -> bool:
+        return self.acts_in(place) and factor(visit, self.by) != 1.0
+
     def value_at(self, visit: VirtualLayer) -> float:
         return factor(visit, self.by)
 
