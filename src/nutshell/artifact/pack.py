@@ -18,7 +18,8 @@ from nutshell.codec import chain as codec
 from nutshell.codec.planes import CodePlanes
 from nutshell.nn.params import ParamTable, Role
 from nutshell.quant.config import RtnConfig
-from nutshell.quant.rtn import quantize_fixed, quantize_rate
+from nutshell.quant.grids import grid_of
+from nutshell.quant.rtn import quantize
 
 # For codes, the model of `ans` won on every trained matrix; brotli takes seconds and can win only where rows repeat.
 CODE_CHAINS = (("ans",),)
@@ -80,8 +81,7 @@ class Packer:
             if rule is None:
                 self._weights.append((_smallest(name, "float", weight.half().numpy(), SIDE_CHAINS),))
             elif rule.bits is not None:
-                planes = quantize_fixed(weight, bits=rule.bits, clip_sigmas=rule.clip_sigmas)
-                self._weights.append(_plane_sections(name, planes))
+                self._weights.append(_plane_sections(name, quantize(weight, grid_of(rule, None))))
             else:
                 self._weights.append(_Fitted(name, weight, rule))
 
@@ -102,9 +102,7 @@ class _Fitted(NamedTuple):
     rule: RtnConfig
 
     def sections(self, rate_bits: float | None) -> tuple[Section, ...]:
-        assert rate_bits is not None, "a rule without bits needs a fitted rate"
-        planes = quantize_rate(self.weight, rate_bits=rate_bits + self.rule.extra_bits)
-        return _plane_sections(self.name, planes)
+        return _plane_sections(self.name, quantize(self.weight, grid_of(self.rule, rate_bits)))
 
 
 def _frame_sections(contents: Contents) -> Iterable[Section]:

@@ -19,7 +19,8 @@ from nutshell.config.loader import decode, to_toml
 from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.errors import ArtifactError, BudgetError
 from nutshell.nn.params import ParamTable
-from nutshell.quant.rtn import dequantize, quantize_fixed
+from nutshell.quant.grids import FixedGrid
+from nutshell.quant.rtn import dequantize, quantize
 from nutshell.recipe import Recipe
 
 VOCAB = 300
@@ -74,7 +75,7 @@ def test_the_state_of_every_technique_survives(tokenizer, case):
             model
         ):  # the model that the artifact should give: matrices on the grid, fp16 elsewhere
             if row.role == "matrix":
-                row.value.copy_(dequantize(quantize_fixed(row.value, bits=8, clip_sigmas=None)))
+                row.value.copy_(dequantize(quantize(row.value, FixedGrid(8))))
             else:
                 row.value.copy_(row.value.half().float())
         text = tokens(2, 12)

@@ -11,8 +11,8 @@ from nutshell.codec.planes import CodePlanes
 from nutshell.config.loader import decode
 from nutshell.errors import ArtifactError, RecipeError
 from nutshell.quant.config import RtnConfig
-from nutshell.quant.grids import largest_code, step_for_rate
-from nutshell.quant.rtn import dequantize, quantize_fixed, quantize_rate
+from nutshell.quant.grids import FixedGrid, RateGrid, largest_code, step_for_rate
+from nutshell.quant.rtn import dequantize, quantize
 
 
 def weight(rows=20, cols=64, seed=0):
@@ -22,7 +22,7 @@ def weight(rows=20, cols=64, seed=0):
 
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_fixed_codes_are_the_nearest_multiples_of_the_rows_stored_scale(bits):
-    planes = quantize_fixed(weight(), bits=bits, clip_sigmas=None)
+    planes = quantize(weight(), FixedGrid(bits))
     top = 2 ** (bits - 1) - 1
     for row, codes, scale in zip(weight().tolist(), planes.codes.tolist(), planes.sides["scale"].tolist(), strict=True):
         assert scale == pytest.approx(max(map(abs, row)) / top, rel=1e-3)
@@ -33,7 +33,7 @@ def test_fixed_codes_are_the_nearest_multiples_of_the_rows_stored_scale(bits):
 
 
 def test_clip_sigmas_puts_the_grids_end_at_that_many_deviations():
-    planes = quantize_fixed(weight(), bits=6, clip_sigmas=3.0)
+    planes = quantize(weight(), FixedGrid(6, 3.0))
     deviations = weight().square().mean(1).sqrt()
     np.testing.assert_allclose(planes.sides["scale"], 3.0 * deviations / 31, rtol=1e-3)
     assert np.abs(planes.codes).max() == 31
@@ -41,7 +41,7 @@ def test_clip_sigmas_puts_the_grids_end_at_that_many_deviations():
 
 @pytest.mark.parametrize("rate_bits", [1.5, 3.0, 5.0])
 def test_a_rate_is_the_entropy_that_normal_rows_end_up_with(rate_bits):
-    planes = quantize_rate(torch.randn(40, 20_000, generator=torch.Generator().manual_seed(1)), rate_bits=rate_bits)
+    planes = quantize(torch.randn(40, 20_000, generator=torch.Generator().manual_seed(1)), RateGrid(rate_bits))
     _, counts = np.unique(planes.codes, return_counts=True)
     shares = counts / counts.sum()
     entropy = -(shares * np.log2(shares)).sum()
@@ -53,28 +53,25 @@ def test_a_rate_is_the_entropy_that_normal_rows_end_up_with(rate_bits):
 def test_an_outlier_coarsens_its_own_row_and_is_not_clipped():
     values = weight(rows=3, cols=4096)
     values[1, 0] = 1000.0
-    planes = quantize_rate(values, rate_bits=5.0)
+    planes = quantize(values, RateGrid(5.0))
     assert planes.codes[1, 0] == 127
     restored = dequantize(planes)
     assert restored[1, 0] == pytest.approx(1000.0, rel=0.005)
-    plain = quantize_rate(weight(rows=3, cols=4096), rate_bits=5.0)
+    plain = quantize(weight(rows=3, cols=4096), RateGrid(5.0))
     assert np.array_equal(planes.codes[[0, 2]], plain.codes[[0, 2]])
 
 
 def test_codes_do_not_change_with_the_scale_of_a_row():
     values = weight()
     for factor in (0.25, 4.0):
-        for quantize in (
-            lambda w: quantize_fixed(w, bits=5, clip_sigmas=None),
-            lambda w: quantize_rate(w, rate_bits=4.0),
-        ):
-            assert np.array_equal(quantize(values).codes, quantize(values * factor).codes)
+        for grid in (FixedGrid(5), RateGrid(4.0)):
+            assert np.array_equal(quantize(values, grid).codes, quantize(values * factor, grid).codes)
 
 
 @given(st.integers(1, 6), st.integers(1, 9), st.floats(2.0, 7.0), st.integers(0, 2**31))
 def test_any_matrix_comes_back_within_half_a_step(rows, cols, rate_bits, seed):
     values = weight(rows, cols, seed)
-    planes = quantize_rate(values, rate_bits=rate_bits)
+    planes = quantize(values, RateGrid(rate_bits))
     step = torch.from_numpy(planes.sides["scale"]).float()[:, None]
     # Half a step, and what storing the scale in fp16 moved: 2^-11 of up to 127 steps.
     assert ((dequantize(planes) - values).abs() <= step * (0.5 + 127 / 2048)).all()
@@ -82,14 +79,14 @@ def test_any_matrix_comes_back_within_half_a_step(rows, cols, rate_bits, seed):
 
 def test_rows_of_zeros_and_constants_survive():
     values = torch.tensor([[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
-    for planes in (quantize_fixed(values, bits=4, clip_sigmas=None), quantize_rate(values, rate_bits=4.0)):
+    for planes in (quantize(values, FixedGrid(4)), quantize(values, RateGrid(4.0))):
         restored = dequantize(planes)
         assert restored[0].tolist() == [0.0, 0.0, 0.0]
         assert restored[1].tolist() == pytest.approx([2.0] * 3, rel=0.1)
 
 
 def test_planes_that_do_not_match_are_refused():
-    good = quantize_fixed(weight(), bits=4, clip_sigmas=None)
+    good = quantize(weight(), FixedGrid(4))
     with pytest.raises(ArtifactError, match="unknown quantizer 'lattice'"):
         dequantize(CodePlanes(good.codes, good.sides, {"method": "lattice"}))
     for sides in ({}, {"scale": good.sides["scale"][:3]}):
