@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_url
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
@@ -76,6 +76,8 @@ class HubRepo:
             listed = HfApi(endpoint=self._endpoint, token=False).dataset_info(
                 repo, revision=revision, files_metadata=True
             )
+        except HFValidationError as error:
+            raise DataError(f"{repo}: no repository's name, which is OWNER/NAME") from error
         except GatedRepoError as error:
             raise DataError(f"{repo}: its owner asks for an account first; fetch it by other means") from error
         except RepositoryNotFoundError as error:
