@@ -26,13 +26,11 @@ def shared_documents(train: TokenStream, val: TokenStream, bos_id: int) -> list[
     Documents without a token are left out: they hold no text.
     """
     train_side, val_side = _Side(train, bos_id), _Side(val, bos_id)
-    wanted = {val_side.digest(index): index for index in reversed(val_side.like(train_side))}
-    found: dict[int, int] = {}
+    first: dict[bytes, int] = {}
     for index in train_side.like(val_side):
-        match = wanted.get(train_side.digest(index))
-        if match is not None:
-            found.setdefault(match, index)
-    return [Shared(index, found[index]) for index in sorted(found)]
+        first.setdefault(train_side.digest(index), index)
+    candidates = ((index, first.get(val_side.digest(index))) for index in val_side.like(train_side))
+    return [Shared(index, match) for index, match in candidates if match is not None]
 
 
 class _Side:

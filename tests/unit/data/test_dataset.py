@@ -4,8 +4,9 @@ import shutil
 import numpy as np
 import pytest
 
+from nutshell.data import dataset as dataset_module
 from nutshell.data.corpus import BuildConfig, build
-from nutshell.data.dataset import Dataset
+from nutshell.data.dataset import Dataset, Overlap
 from nutshell.data.shards import read_shard, write_shard
 from nutshell.errors import DataError
 from text_samples import ListSource, chapters, foreign_model, small_tokenizer
@@ -158,4 +159,81 @@ def test_manifest_cut_short(folder):
     path = folder / "manifest.json"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"manifest\.json: not a data set's manifest .*; build the data set again$"):
+        Dataset.open(folder)
+
+
+def copy_of(built, published, count):
+    """Put the first validation documents into the training text too."""
+    tokens = [built.tokenizer.bos_id]
+    for document in [*built.val_documents()][:count]:
+        tokens += [*document.tolist(), built.tokenizer.bos_id]
+    write_shard(published / "fineweb_train_000009.bin", np.array(tokens, dtype=np.uint16))
+
+
+def test_build_records_that_the_sides_are_apart(built, folder):
+    assert built.manifest.overlap == Overlap(documents=0)
+    assert not (folder / "overlap.json").exists()
+
+
+def test_a_validation_document_in_published_training_text_is_refused(built, published):
+    copy_of(built, published, 2)
+    with pytest.raises(DataError, match=r"data: 2 validation documents are in the training text too, .* \"allowed\""):
+        Dataset.open(published).verify()
+    found = json.loads((published / "overlap.json").read_bytes())
+    assert (found["documents"], found["allowed"]) == (2, False)
+    (published / "overlap.json").write_text(json.dumps({**found, "allowed": True}))
+    Dataset.open(published).verify()
+
+
+def test_a_scan_is_remembered_until_the_tokens_change(built, published, monkeypatch):
+    scans = []
+    real = dataset_module.shared_documents
+    monkeypatch.setattr(dataset_module, "shared_documents", lambda *sides: scans.append(1) or real(*sides))
+    for _ in range(3):
+        Dataset.open(published).verify()
+    assert len(scans) == 1
+    copy_of(built, published, 1)
+    with pytest.raises(DataError, match="1 validation documents are in the training text too"):
+        Dataset.open(published).verify()
+    (published / "overlap.json").write_text("damaged")
+    with pytest.raises(DataError, match="1 validation documents are in the training text too"):
+        Dataset.open(published).verify()
+    assert len(scans) == 3
+
+
+def test_a_manifest_of_before_is_scanned(built, folder):
+    edit_manifest(folder, lambda manifest: manifest.pop("overlap"))
+    Dataset.open(folder).verify()
+    assert json.loads((folder / "overlap.json").read_bytes())["digest"] == built.digest
+
+
+def write_sidecar(folder, counts, name="fineweb_val_bytes_000000.bin"):
+    write_shard(folder / name, np.array(counts, dtype=np.uint16))
+
+
+def test_a_byte_sidecar_counts_the_original_text(built, published):
+    before = Dataset.open(published)
+    write_sidecar(published, [3] * len(built.val))
+    dataset = Dataset.open(published)
+    dataset.verify()
+    assert dataset.val_bytes == 3 * len(built.val)
+    assert len(dataset.val) == len(built.val), "it is no validation shard"
+    assert before.val_token_bytes is None
+    assert dataset.digest != before.digest, "another text is scored"
+
+
+def test_a_byte_sidecar_of_another_length(built, published):
+    write_sidecar(published, [3] * (len(built.val) - 1))
+    with pytest.raises(DataError, match=r"val_bytes_000000\.bin: the byte sidecar counts .* copy both again$"):
+        Dataset.open(published)
+
+
+def test_bytes_are_counted_piece_by_piece(built, published, monkeypatch):
+    monkeypatch.setattr("nutshell.data.dataset._SAMPLE_TOKENS", 101)
+    assert Dataset.open(published).val_bytes == built.manifest.val.bytes
+
+
+def test_a_vocabulary_that_is_not_the_tokenizers(folder):
+    edit_manifest(folder, lambda manifest: manifest.update(vocab_size=511))
+    with pytest.raises(DataError, match=r"manifest\.json: counts 511 tokens in a tokenizer of 512$"):
         Dataset.open(folder)

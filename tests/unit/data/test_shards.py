@@ -78,3 +78,12 @@ def test_documents_are_cut_at_bos_across_shards():
 def test_tokens_before_the_first_bos_are_a_document(tokens, expected):
     stream = TokenStream([np.array(tokens, dtype=np.uint16)])
     assert [document.tolist() for document in stream.documents(bos_id=1)] == expected
+
+
+def test_positions_count_over_all_shards():
+    stream = TokenStream([np.array(shard, dtype=np.uint16) for shard in ([1, 5, 6, 1], [1, 7], [8, 9], [1])])
+    assert stream.edges.tolist() == [0, 4, 6, 8, 9]
+    assert stream.find(1).tolist() == [0, 3, 4, 8]
+    assert stream.find(2).tolist() == []
+    assert stream.take(np.array([0, 1, 1, 4, 5, 8])).tolist() == [1, 5, 5, 1, 7, 1]
+    assert stream.take(np.array([7])).tolist() == [9]

@@ -78,6 +78,15 @@ def test_published_streams_decode_as_sentencepiece_decodes_them(foreign):
         assert Tokenizer(foreign).decode(tokens).decode() == reference.decode(tokens.tolist())
 
 
+def test_byte_lengths_are_those_of_the_pieces(foreign):
+    for tokenizer in (Tokenizer(foreign), small_tokenizer()):
+        encoded = [tokenizer.encode(document) for document in (*HARD, *chapters()[:2], b" the", b"the the")]
+        stream = np.concatenate([[tokenizer.bos_id, *tokens] for tokens in encoded]).astype(np.uint16)
+        for tokens in (stream, stream[1:], stream[:1], stream[:0]):
+            expected = [len(piece) for piece in tokenizer.pieces(tokens)]
+            assert tokenizer.byte_lengths(tokens).tolist() == expected
+
+
 def test_dummy_prefix_is_no_text_at_the_start_of_each_document():
     tokenizer = Tokenizer(foreign_model())
     reference = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model_bytes)
