@@ -8,6 +8,7 @@ import torch
 
 from nutshell.artifact.container import Container, unpack_container
 from nutshell.codec.planes import CodePlanes
+from nutshell.config.loader import decode
 from nutshell.data.tokenizer import Tokenizer
 from nutshell.errors import ArtifactError, NutshellError, RecipeError
 from nutshell.model.config import ModelConfig
@@ -79,10 +80,10 @@ def load(content: bytes, *, where: str = "artifact") -> Loaded:
 def _load(container: Container) -> Loaded:
     recipe_text = container.section("recipe", "recipe").decode().tobytes().decode("utf-8", errors="replace")
     try:
-        recipe = msgspec.convert(tomllib.loads(recipe_text), _RecipePart)
+        recipe = decode(tomllib.loads(recipe_text), _RecipePart, where="recipe")
         tokenizer = Tokenizer(container.section("tokenizer", "tokenizer").decode().tobytes())
         schedule = recipe.model.depth.parse()
-    except (msgspec.ValidationError, NutshellError, tomllib.TOMLDecodeError) as error:
+    except (NutshellError, tomllib.TOMLDecodeError) as error:
         raise ArtifactError(f"its recipe or tokenizer cannot be used ({error})") from error
     if tokenizer.vocab_size != recipe.model.vocab_size:
         raise ArtifactError(f"its tokenizer has {tokenizer.vocab_size} tokens, its recipe {recipe.model.vocab_size}")

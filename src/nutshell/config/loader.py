@@ -1,15 +1,16 @@
 """TOML to frozen structs: one level of `base`, overrides for exploration, and errors that name file, key and remedy.
 
 Decoding is msgspec's, strict: an unknown key, a wrong type or an unknown `kind` is refused with its dotted path and the
-nearest valid name. A base is another recipe that has no base itself, so that what a file says is never more than one
+nearest valid name; so is a number that is not finite. A base is another recipe that has no base itself, so that what a file says is never more than one
 file away.
 """
 
 import copy
 import difflib
+import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,6 +65,8 @@ def decode(table: Mapping[str, Any], type_: type[T], *, where: str) -> T:
     Raises:
         RecipeError: with `where` (a file or other source), the dotted path and the nearest valid name.
     """
+    for path, number in _not_finite(table):
+        raise RecipeError(f"{where}: '{path}': {number} is no finite number")
     try:
         return msgspec.convert(table, type_, strict=True)
     except msgspec.ValidationError as error:
@@ -142,6 +145,18 @@ def _drop_none(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_drop_none(item) for item in value]
     return value
+
+
+def _not_finite(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
+    """List the nan and inf of a table, which TOML can spell and no comparison with a bound can be trusted to refuse."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield ".".join(path), value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _not_finite(item, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield from _not_finite(item, (*path, str(position)))
 
 
 def _explain(message: str, table: Mapping[str, Any], type_: Any) -> str:

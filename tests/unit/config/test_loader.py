@@ -1,10 +1,15 @@
+import copy
+import math
+
 import msgspec
 import pytest
 
+from nutshell.config.catalog import installed_recipes
 from nutshell.config.digest import digest
 from nutshell.config.loader import apply_overrides, decode, read_table, to_table, to_toml
 from nutshell.config.struct import Config, Kind
 from nutshell.errors import RecipeError
+from nutshell.recipe import Recipe, resolve
 
 
 class Round(Kind, frozen=True, tag="round"):
@@ -107,3 +112,73 @@ def test_the_digest_is_of_the_content():
     reordered = decode(dict(reversed(GOOD.items())), Drawing, where="y")
     assert digest(one) == digest(reordered)
     assert digest(one) != digest(msgspec.structs.replace(one, title="b"))
+
+
+def floats_in(value, path=()):
+    """List the paths of all floats in tables and lists."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [found for key, item in items for found in floats_in(item, (*path, key))]
+    return [path] if isinstance(value, float) else []
+
+
+def with_number(table, path, number):
+    changed = copy.deepcopy(table)
+    node = changed
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = number
+    return changed
+
+
+@pytest.mark.parametrize("name", [name for name, _ in installed_recipes()])
+def test_no_number_of_a_recipe_may_be_infinite_or_none_at_all(name):
+    table = to_table(resolve(name).recipe)
+    paths = floats_in(table)
+    assert len(paths) > 10
+    for path in paths:
+        for number in (math.nan, math.inf, -math.inf):
+            with pytest.raises(RecipeError) as caught:
+                decode(with_number(table, path, number), Recipe, where="here")
+            assert str(caught.value) == f"here: '{'.'.join(map(str, path))}': {number} is no finite number"
+
+
+EVERY_MODEL_NUMBER = """
+about = "a test"
+[model]
+vocab_size = 61
+model_dim = 24
+embedding_std = 0.005
+inputs = [{ kind = "bigram_hash", buckets = 9, dim = 6, scale = 0.1, zero = "projection", std = 0.1 }]
+modulate = [{ kind = "film", cap = 4.0 }]
+heads = [{ kind = "attention_gate", ceiling = 2.0, scale = 0.5, bias = 1.0 }]
+logits = [{ kind = "softcap", cap = 30.0 }]
+mlp = { kind = "leaky_relu2", mlp_dim = 40, slope = 0.5 }
+attention = { num_heads = 4, num_kv_heads = 2, head_dim = 8, q_gain = 1.5 }
+residual = { kind = "bounded", tau = 0.9, entry = [{ kind = "birkhoff", init_logit = 1.0 }] }
+depth = { schedule = "0 (1)x2" }
+"""
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model.embedding_std",
+        "model.inputs.0.scale",
+        "model.inputs.0.std",
+        "model.modulate.0.cap",
+        "model.heads.0.ceiling",
+        "model.heads.0.scale",
+        "model.heads.0.bias",
+        "model.logits.0.cap",
+        "model.mlp.slope",
+        "model.attention.q_gain",
+        "model.residual.tau",
+        "model.residual.entry.0.init_logit",
+    ],
+)
+def test_a_number_set_by_hand_is_finite(tmp_path, path, number):
+    (tmp_path / "mine.toml").write_text(EVERY_MODEL_NUMBER)
+    with pytest.raises(RecipeError, match=f"mine.toml: '{path}': {number} is no finite number"):
+        resolve(str(tmp_path / "mine.toml"), [f"{path}={number}"])
