@@ -31,6 +31,8 @@ TECHNIQUES = {
     "smear_gate by token": {"inputs": [{"kind": "smear_gate", "form": "token", "width": 5}]},
     "layer_scale": {"modulate": [{"kind": "layer_scale"}]},
     "xsa": {"heads": [{"kind": "xsa"}]},
+    "xsa under an output norm": {"heads": [{"kind": "xsa"}], "norms": {"attention": "output"}},
+    "xsa under peri norms": {"heads": [{"kind": "xsa"}], "norms": {"attention": "peri"}},
     "attention_gate": {"heads": [{"kind": "attention_gate", "inputs": 5}]},
     "attention_gate with bias": {"heads": [{"kind": "attention_gate", "ceiling": 1.0, "bias": 4.0}]},
     "softcap": {"logits": [{"kind": "softcap", "cap": 3.0}]},

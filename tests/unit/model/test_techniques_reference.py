@@ -527,6 +527,33 @@ def test_xsa_is_its_formula_and_acts_in_its_blocks_alone():
     assert_agrees(Freed, heads=[{"kind": "xsa", "blocks": "1"}])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_xsa_leaves_exactly_nothing_of_a_token_that_reads_only_itself(dtype):
+    """Nor any gradient: a norm behind it would multiply what rounding leaves of either."""
+    technique = model_config(heads=[{"kind": "xsa"}]).heads[0].build(None)
+    v = torch.randn(3, 5, GROUP, WIDTH, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    y = v.repeat_interleave(HEADS // GROUP, dim=2)
+    y = torch.cat([y[:, :2], (y[:, 2:3].float() * (1 + 1.2e-7)).to(dtype), 2 * y[:, 3:]], dim=1)
+    freed = technique(y, v, None, None, None)
+    assert torch.equal(freed[:, :3], torch.zeros_like(freed[:, :3]))
+    (gradient,) = torch.autograd.grad(freed[:, :3].sum(), v)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("norm", ["output", "peri"])
+def test_under_a_norm_of_its_output_attention_says_nothing_of_a_first_token(norm):
+    model, schedule = small(heads=[{"kind": "xsa"}], norms={"attention": norm}, attention={"within_documents": True})
+    said = []
+    for block in model.blocks:
+        block.attentions[0].register_forward_hook(lambda _module, _inputs, output: said.append(output[0][0]))
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.bfloat16):
+            model(torch.tensor([TEXT]), schedule, dtype=dtype)
+    first = torch.tensor([t for t, token in enumerate(TEXT) if t == 0 or token == BOS])
+    assert len(said) == 2 * len(schedule.visits)
+    assert all(torch.equal(z[first], torch.zeros_like(z[first])) for z in said)
+
+
 GATES = {
     "1667": {"inputs": 12, "ceiling": 2.0},
     "1736, dense": {"ceiling": 1.0},
