@@ -1,8 +1,8 @@
 """TOML to frozen structs: one level of `base`, overrides for exploration, and errors that name file, key and remedy.
 
 Decoding is msgspec's, strict: an unknown key, a wrong type or an unknown `kind` is refused with its dotted path and the
-nearest valid name; so is a number that is not finite. A base is another recipe that has no base itself, so that what a file says is never more than one
-file away.
+nearest valid name, a number that is not finite with its path. A base is another recipe that has no base itself, so that
+what a file says is never more than one file away.
 """
 
 import copy

@@ -19,7 +19,6 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.seams import BlockKind, Place, Stream
 
-
 # A token that reads only itself has y = v but for the rounding of a softmax in fp32, whatever the dtype of y.
 SAME = 1e-6
 
