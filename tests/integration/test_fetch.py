@@ -44,6 +44,13 @@ def hub():
 
 
 @pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
 def start(hub, tmp_path):
     """Start a command; its hub is the one on loopback."""
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
@@ -74,7 +81,7 @@ def fails(process, part, status=1):
     assert not any("Traceback" in line for line in err)
 
 
-def test_a_fetch_that_is_killed_goes_on_and_what_it_made_trains(hub, start, tmp_path):
+def test_a_fetch_that_is_killed_goes_on_and_what_it_made_trains(hub, start, recipe, tmp_path):
     hub.stall_after["fineweb_train_000001.bin"] = 10_000
     process = start("data", "fetch", "sp1024", "--train-shards", 2, "--out", "data")
     assert hub.stalled.wait(60)
@@ -91,19 +98,21 @@ def test_a_fetch_that_is_killed_goes_on_and_what_it_made_trains(hub, start, tmp_
     assert manifest["origin"]["revision"] == hub.commits[REPO]
     assert len(manifest["train"]["shards"]) == 2
 
-    (tmp_path / "small.toml").write_text(RECIPE)
-    status, out, err = ended(start("train", "small.toml", "--data", "data", "--out", "run", "--json"))
+    status, out, err = ended(start("train", recipe, "--data", "data", "--out", "run", "--json"))
     assert status == 0, err
     receipt = json.loads(out)
     assert receipt["steps"] == 3
     assert not (tmp_path / "home").exists(), "nothing is kept elsewhere"
 
 
-def test_the_table_of_what_was_fetched(hub, start):
+def test_caseops_trains_and_is_not_scored_as_if_it_were_plain_text(hub, start, recipe):
     hub.publish(EXPORTS["caseops"].repo, small_export("caseops"))
     status, out, err = ended(start("data", "fetch", "caseops", "--train-shards", 1, "--out", "data"))
     assert status == 0, err
     assert [line.split()[0] for line in out.splitlines() if line.strip()][-2:] == ["train", "val"]
+    fails(start("run", recipe, "--data", "data", "--out", "run"), "this version cannot score by the byte sidecar")
+    status, _, err = ended(start("train", recipe, "--data", "data", "--out", "run"))
+    assert status == 0, "\n".join(err)
 
 
 def test_what_goes_wrong_is_one_line(hub, start, tmp_path):
@@ -116,13 +125,12 @@ def test_what_goes_wrong_is_one_line(hub, start, tmp_path):
     fails(start("data", "fetch", "sp1024", "--train-shards", 1, "--out", "file/data"), "Not a directory")
 
 
-def test_training_on_a_validation_document_is_refused(hub, start, tmp_path):
+def test_training_on_a_validation_document_is_refused(hub, start, recipe):
     documents = [b"a document of its own, number %d, that is nowhere else" % number for number in range(40)]
     hub.publish(REPO, small_export("sp1024", train=documents, val=documents[7:9]))
     fetch = ["data", "fetch", "sp1024", "--train-shards", 3, "--out", "data"]
     fails(start(*fetch), "2 validation documents are in the training text too")
-    (tmp_path / "small.toml").write_text(RECIPE)
-    train = ["train", "small.toml", "--data", "data", "--out", "run"]
+    train = ["train", recipe, "--data", "data", "--out", "run"]
     fails(start(*train), "2 validation documents are in the training text too")
     for command in ((*fetch, "--allow-shared"), train):
         status, _, err = ended(start(*command))

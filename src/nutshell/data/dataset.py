@@ -181,13 +181,25 @@ class Dataset:
         overlap = self.overlap
         if overlap.documents and not overlap.allowed:
             accept = (
-                "fetch again with --allow-shared to train nevertheless"
+                "fetch again with --allow-shared to use them nevertheless"
                 if self.manifest is not None and self.manifest.origin
-                else f'set "allowed": true in {self.folder / OVERLAP_NAME} to train nevertheless'
+                else f'set "allowed": true in {self.folder / OVERLAP_NAME} to use them nevertheless'
             )
             raise DataError(
                 f"{self.folder}: {overlap.documents:,} validation documents are in the training text too, so a score "
                 f"on them says nothing; {accept}"
+            )
+
+    def check_scorable(self) -> None:
+        """Refuse a text that the tokens are not: decoding gives another one, with other bytes.
+
+        Raises:
+            DataError: a sidecar says which bytes the tokens stand for.
+        """
+        if self.val_token_bytes is not None:
+            raise DataError(
+                f"{self.folder}: its text was transformed before it was tokenized, and this version cannot score by "
+                "the byte sidecar beside it; `nutshell train` takes it, to score take an export without a sidecar"
             )
 
     @functools.cached_property

@@ -79,7 +79,9 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
     Raises:
         ProofError: everything was written, and the proof of the score failed.
     """
-    training = Training(resolved, Dataset.open(data_dir), run_dir, seed=seed)
+    dataset = Dataset.open(data_dir)
+    dataset.check_scorable()
+    training = Training(resolved, dataset, run_dir, seed=seed)
     train_run(training, resume=(run_dir / store.CHECKPOINT).exists(), terminal=terminal)
     if rank_here():  # one process is enough for what follows
         return {}

@@ -137,8 +137,10 @@ def open_documents(data_dir: Path, loaded: Loaded) -> tuple[Dataset, Documents]:
 
     Raises:
         ArtifactError: the shards were made with another tokenizer than the artifact's.
+        DataError: the data set is damaged, or its tokens do not decode to its text.
     """
     dataset = Dataset.open(data_dir)
+    dataset.check_scorable()
     dataset.verify()
     if dataset.tokenizer.sha256 != loaded.tokenizer.sha256:
         raise ArtifactError(

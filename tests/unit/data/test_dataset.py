@@ -219,6 +219,9 @@ def test_a_byte_sidecar_counts_the_original_text(built, published):
     assert dataset.val_bytes == 3 * len(built.val)
     assert len(dataset.val) == len(built.val), "it is no validation shard"
     assert before.val_token_bytes is None
+    before.check_scorable()
+    with pytest.raises(DataError, match="its text was transformed before it was tokenized, and this version cannot"):
+        dataset.check_scorable()
     assert dataset.digest != before.digest, "another text is scored"
 
 
