@@ -18,11 +18,11 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears at `path` only if the block ends without an error.
 
     Raises:
-        OSError: the folder is missing or not writable, or the device is full; `path` is as it was.
+        OSError: the folder is missing or not writable, or the device is full; `path`, which it names, is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with _open_new(temporary, path) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -31,6 +31,16 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _open_new(temporary: Path, path: Path) -> IO[bytes]:
+    """Open the temporary file; what keeps it from being made is told of the file that was wanted."""
+    try:
+        return temporary.open("wb")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, f"{error.strerror}: no folder '{path.parent}'", str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

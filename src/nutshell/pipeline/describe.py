@@ -7,7 +7,7 @@ import torch
 
 from nutshell.artifact.estimate import predict_bytes
 from nutshell.config.struct import kind_of
-from nutshell.model.accounting import flops_by_part, flops_per_token, params_by_part
+from nutshell.model.accounting import count_params, flops_by_part, flops_per_token, params_by_part
 from nutshell.model.config import AtVisit, ModelConfig
 from nutshell.model.depth import DepthSchedule, VirtualLayer
 from nutshell.model.effects import active_at
@@ -21,6 +21,7 @@ def describe(resolved: Resolved) -> dict[str, Any]:
     """Tabulate virtual layers, skips, parameters, FLOPs a training token and predicted artifact bytes.
 
     Virtual layers and skips are those of the schedule that is packed and scored; `phases` has all that are trained.
+    Parameters are those of all schedules that are trained; `num_packed_params` counts those of the packed one alone.
     `parts` splits parameters and FLOPs by seam and kind.
     """
     recipe = resolved.recipe
@@ -32,6 +33,7 @@ def describe(resolved: Resolved) -> dict[str, Any]:
         "name": resolved.name,
         "about": recipe.about,
         "num_params": sum(part["params"] for part in parts),
+        "num_packed_params": count_params(model, [schedule]),
         "params_by_role": table.count_by_role(),
         "parts": parts,
         "flops_per_token": sum(part["flops_per_token"] for part in parts),

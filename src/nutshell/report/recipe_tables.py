@@ -86,7 +86,7 @@ def describe_view(description: Mapping[str, Any]) -> RenderableType:
             "inputs": _list(model.inputs),
             "norms": ", ".join(f"{branch} {place}" for branch, place in model.norms.items()),
             "logits": _list(model.logits),
-            "parameters": f"{model.num_params:,}",
+            "parameters": _parameters(model),
             "FLOPs per token": f"{model.flops_per_token:,.0f}",
             "predicted artifact": f"{model.predicted_artifact_bytes:,} bytes",
         }
@@ -96,6 +96,13 @@ def describe_view(description: Mapping[str, Any]) -> RenderableType:
         roles.add_row(safe_text(role), f"{number:,}", share_of(number, model.num_params))
     tables = [roles, _parts_table(model), *([_phases_table(model.phases)] if len(model.phases) > 1 else [])]
     return Group(facts, *(part for table in [*tables, _layers(model.virtual_layers)] for part in ("", table)))
+
+
+def _parameters(model: Description) -> str:
+    """Count the parameters; where phases train some that are not packed, those that are as well."""
+    if model.num_packed_params in (None, model.num_params):
+        return f"{model.num_params:,}"
+    return f"{model.num_params:,} trained, {model.num_packed_params:,} packed"
 
 
 def compare_view(comparison: Mapping[str, Any]) -> RenderableType:

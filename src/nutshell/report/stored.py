@@ -207,6 +207,7 @@ class Description(msgspec.Struct, frozen=True):
     """The shape and cost of a model, known before it is trained.
 
     Virtual layers and skips are those of the schedule that is packed and scored; `join` is how skips join the stream.
+    `num_packed_params` leaves out what only the phases before it train; older files do not say.
     """
 
     name: str
@@ -223,6 +224,7 @@ class Description(msgspec.Struct, frozen=True):
     norms: dict[str, str]
     parts: list[Part]
     phases: list[PlannedPhase]
+    num_packed_params: int | None = None
 
     def __post_init__(self) -> None:
         _check_skips(self.skips, [layer.index for layer in self.virtual_layers])

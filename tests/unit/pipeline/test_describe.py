@@ -140,6 +140,21 @@ def test_parameters_and_flops_by_part_add_up(described):
     ]
 
 
+def test_what_only_a_phase_trains_is_not_among_the_packed_parameters(described):
+    """The phase of five layers over four blocks has a third pass of two of them: weights of two visits and one skip."""
+    description = described()
+    assert description["num_params"] - description["num_packed_params"] == 2 * 24 + 1 * 2 * 24
+    same = described(
+        ("phases = [", "phases = [] # ["),
+        ('  { until = 0.25, schedule = "0-3" },\n', ""),
+        (
+            '  { until = 0.5, schedules = ["0-3", "0 (1-2)x3 3"] },\n]\n',
+            "",
+        ),
+    )
+    assert same["num_params"] == same["num_packed_params"] == description["num_packed_params"]
+
+
 def test_phases_are_summarised_in_the_order_in_which_they_run(described):
     description = described()
     phases = description["phases"]

@@ -43,6 +43,13 @@ def test_facts_and_costs(description):
         assert line in lines
 
 
+def test_parameters_that_are_trained_and_not_packed_are_told_apart(description):
+    trained = description["num_params"]
+    for packed, told in [(None, ""), (trained, ""), (trained - 96, f" trained, {trained - 96:,} packed")]:
+        lines = lines_of(describe_view({**description, "num_packed_params": packed}))
+        assert f"parameters {trained:,}{told}" in lines
+
+
 def test_a_row_for_every_virtual_layer(description):
     lines = lines_of(describe_view(description))
     assert "layer block iteration skip from weights residual entry modulate" in lines
