@@ -1,6 +1,7 @@
 """How much memory a run takes: this process at its peak, and all that it starts while a block runs."""
 
 import contextlib
+import ctypes
 import os
 import resource
 import sys
@@ -10,12 +11,27 @@ from typing import Self
 
 _PROC = Path("/proc")
 _SAMPLE_SECONDS = 0.1
+# glibc's malloc.h: M_MMAP_THRESHOLD, what is larger gets a mapping of its own; M_TRIM_THRESHOLD, how much freed memory
+# at the end of the heap is kept; M_TOP_PAD, by how much more than asked it grows.
+_KEEP_FREED = ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**26))
 
 
 def peak_process_bytes() -> int:
     """Say how much memory this process has had resident at its peak, by the kernel's count; without its children."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep what is freed for the next step, instead of giving it back; say whether it can.
+
+    A training step allocates the same large tensors again and again. By default glibc maps each of them anew, and the
+    kernel clears every page of it. Only glibc has the switch.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    return all(mallopt(parameter, value) for parameter, value in _KEEP_FREED)
 
 
 class TreeWatch:

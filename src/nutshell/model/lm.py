@@ -121,11 +121,17 @@ class LM(nn.Module):
                 saved[visit] = self.carry.read(state)
         return self.carry.finish(state)
 
-    def read_out(self, x: Float[Tensor, "B T D"], stream: Stream) -> Float[Tensor, "B T V"]:
-        """Turn the last state into logits, in fp32."""
-        h = rms_norm(x)
-        z = F.linear(h, self.embedding.to(stream.dtype)) if self.head is None else self.head(h)
-        z = z.float()
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The matrix of the head: one of its own, or the embedding."""
+        return self.embedding if self.head is None else self.head.weight
+
+    def read_out(
+        self, x: Float[Tensor, "B T D"], stream: Stream, head_weight: Float[Tensor, "V D"] | None = None
+    ) -> Float[Tensor, "B T V"]:
+        """Turn the last state into logits, in fp32; a matrix that is given takes the place of the head's."""
+        weight = self.head_weight if head_weight is None else head_weight
+        z = F.linear(rms_norm(x), weight.to(stream.dtype)).float()
         for technique in self.logits:
             z = technique(z, stream)
         return z

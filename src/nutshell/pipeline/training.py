@@ -9,16 +9,16 @@ from typing import Any
 
 import msgspec
 import safetensors.torch
-import torch
 
 from nutshell.artifact.estimate import predict_bytes
 from nutshell.data.dataset import Dataset
 from nutshell.data.loading import Prefetched, build_loader
 from nutshell.errors import DataError, RunError
 from nutshell.files import sha256_file, write_bytes, write_json
-from nutshell.machine import code_digest, num_threads, processor, versions
+from nutshell.machine import code_digest, processor, versions
 from nutshell.memory import TreeWatch, peak_process_bytes
 from nutshell.model.lm import LM
+from nutshell.nn.params import ParamTable
 from nutshell.optim.roles import Optimizers
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe
@@ -28,10 +28,12 @@ from nutshell.recipe import Resolved
 from nutshell.train.checkpoint import Change, Checkpoint, Identity
 from nutshell.train.compute import Compute
 from nutshell.train.gradient import Gradients, Loader
-from nutshell.train.loop import OnRow, Plan, train
+from nutshell.train.loop import QAT, OnRow, Plan, train
 from nutshell.train.loss import TrainingLoss
 from nutshell.train.preparing import num_compiled, prepare
 from nutshell.train.probing import Probing
+from nutshell.train.qat import SnapConfig, quantized_twin, snap_
+from nutshell.train.qat.mode import ViewKind
 from nutshell.train.state import TrainState
 
 
@@ -118,14 +120,21 @@ class Training:
         checkpoint = self._find_checkpoint(plan.checkpoint_path, resume=resume)
         if ranks.is_first:
             self._write_inputs()
-        torch.use_deterministic_algorithms(mode=True)
-        torch.set_num_threads(num_threads())
+        self._compute.set_up()
         model = LM(recipe.model, recipe.schedules)
         model.init_weights(self._identity.seed)
         model.to(self._compute.device)
         conditions = {**self._conditions(), "ranks": str(ranks.size)}
         dtype = self._compute.dtype
-        state = TrainState(model, recipe.train, recipe.optim, dtype=dtype, conditions=conditions, ranks=ranks)
+        state = TrainState(
+            model,
+            recipe.train,
+            recipe.optim,
+            dtype=dtype,
+            conditions=conditions,
+            ranks=ranks,
+            after_step=self._snap(ParamTable.of(model)),
+        )
         with ExitStack() as opened:
             gradients = self._gradients(state, ranks, opened)
             with TreeWatch() as tree:
@@ -187,14 +196,32 @@ class Training:
         loader = build_loader(
             train.loader, self._dataset.train, bos_id=self._dataset.tokenizer.bos_id, seed=self._identity.seed
         )
+        plain = TrainingLoss(state.model, self._compute, train)
         return Gradients(
-            losses={False: TrainingLoss(state.model, self._compute, train)},
+            losses={False: plain, True: self._quantized_loss(state.model) or plain},
             loader=opened.enter_context(Prefetched(loader)),
             device=self._compute.device,
             seed=self._identity.seed,
             micro_batch_size=train.micro_batch_size,
             ranks=ranks,
+            penalties=[kind.build(state.table, self._resolved.recipe.pack.rules) for kind in train.penalties],
         )
+
+    def _quantized_loss(self, model: LM) -> TrainingLoss | None:
+        """Make the loss of the model as it will be packed, where the recipe trains through that."""
+        recipe = self._resolved.recipe
+        if not isinstance(recipe.train.qat, ViewKind):
+            return None
+        twin = quantized_twin(model, recipe.schedules, recipe.train.qat, recipe.pack.rules)
+        return TrainingLoss(twin, self._compute, recipe.train)
+
+    def _snap(self, table: ParamTable) -> Callable[[int], None] | None:
+        """Say what puts the weights on their grids after a step, where the recipe does that."""
+        recipe = self._resolved.recipe
+        qat = recipe.train.qat
+        if not isinstance(qat, SnapConfig):
+            return None
+        return lambda step: snap_(table, qat, recipe.pack.rules) if qat.is_due(step) else None
 
     def _write_inputs(self) -> None:
         """Write what the run is made of."""
@@ -280,6 +307,7 @@ class Training:
             "processor": processor(),
             "versions": versions(),
             **self._compute.facts(),
+            **self._compute.timings(),
             "changes_on_resume": msgspec.to_builtins(state.conditions.changes),
             "probes": {"every": train.probe_every, "clock": "stopped"} if train.probe_every else None,
         }
@@ -310,7 +338,7 @@ def _check_all_active(plan: Plan, state: TrainState) -> None:
     Raises:
         RunError: there is such a thing.
     """
-    scheduled = [*(phase.name for phase in plan.phases), *state.averages]
+    scheduled = [*(phase.name for phase in plan.phases), *state.averages, *([QAT] if plan.config.qat else [])]
     if never := state.record.never_active(scheduled):
         raise RunError(
             f"{plan.checkpoint_path.parent}: trained and kept, but '{never[0]}' was scheduled and never acted in "

@@ -2,10 +2,13 @@
 
 from typing import Literal
 
-from nutshell.config.struct import Config
+from nutshell.config.struct import Config, kind_of
 from nutshell.data.loading import LoaderConfig, RingConfig
 from nutshell.model.depth import DepthSchedule
+from nutshell.nn.kernels.choose import AttentionName
 from nutshell.train.averaging import AverageConfig, AverageName, name_of
+from nutshell.train.penalties import PenaltyConfig
+from nutshell.train.qat import QatConfig
 
 
 class BudgetConfig(Config, frozen=True):
@@ -68,11 +71,13 @@ class TrainConfig(Config, frozen=True):
 
     `batch_size` windows of `seq_len` tokens make a step, over all ranks; each computes its share `micro_batch_size`
     windows at a time, all at once if not given. `averages` are kept beside the weights, and `packed` says which of
-    them, or `last`, is packed: the first listed unless given; all are scored. `label_smoothing` and `z_loss` are terms
-    of the objective alone (train/loss.py); what is reported stays the plain cross-entropy. `compute_dtype` auto is bf16
-    where the processor has instructions for it, else fp32. `compile` auto compiles where there is a C++ compiler: half
-    a minute that pays from some hundred steps on. `probe_every` reads the diagnostics of docs/probes.md every so many
-    steps; the clock stands still meanwhile.
+    them, or `last`, is packed: the first listed unless given; all are scored. `qat` shows the weights as they will be
+    packed, `penalties` are functions of the weights that join the objective. `label_smoothing` and `z_loss` are terms
+    of the objective alone (train/loss.py); what is reported stays the plain cross-entropy. `compute_dtype`, `attention`
+    and `compile` say how a step is computed, auto what is fastest here (docs/compute.md): bf16 where the processor has
+    instructions for it; the kernel that a rule or a race finds; blocks compiled on a CPU, whole schedules on a GPU, for
+    half a minute or more that pays from some hundred steps on. `probe_every` reads the diagnostics of docs/probes.md
+    every so many steps; the clock stands still meanwhile.
     """
 
     budget: BudgetConfig
@@ -83,10 +88,13 @@ class TrainConfig(Config, frozen=True):
     phases: tuple[PhaseConfig, ...] = ()
     averages: tuple[AverageConfig, ...] = ()
     packed: AverageName | None = None
+    qat: QatConfig | None = None
+    penalties: tuple[PenaltyConfig, ...] = ()
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     compute_dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    compile: Literal["auto", "never"] = "auto"
+    attention: AttentionName | Literal["auto"] = "auto"
+    compile: Literal["auto", "never", "blocks", "schedules"] = "auto"
     checkpoint_seconds: float = 60.0
     probe_every: int | None = None
 
@@ -109,6 +117,11 @@ class TrainConfig(Config, frozen=True):
         ends = [phase.until for phase in self.phases]
         if ends != sorted(set(ends)) or any(not 0.0 < end <= 1.0 for end in ends):
             raise ValueError(f"phases must end at rising fractions between 0 and 1, got {ends}")
+        if self.qat is None and any(phase.qat is False for phase in self.phases):
+            raise ValueError("qat = false of a phase has no effect: train.qat is not set")
+        kinds = [kind_of(penalty) for penalty in self.penalties]
+        if len(kinds) != len(set(kinds)):
+            raise ValueError(f"penalties must be of different kinds, got {kinds}")
         self._check_last_phase()
 
     def _check_last_phase(self) -> None:

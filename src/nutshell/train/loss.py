@@ -1,8 +1,8 @@
 """What a step's tokens cost: from the model's last state to the objective, and to the nats that are reported.
 
 Reading out and its gradient are one function, so that compiled code need not keep between forward and backward what an
-autograd graph would: logits exist for a piece of the batch at a time. What leaves is the gradient of the last state and
-of the parameters that the logits depend on; it waits for the backward, which only scales it.
+autograd graph would: logits exist for a piece of the batch at a time. What leaves is the gradient of the last state, of
+the head's matrix and of the techniques on logits; it waits for the backward, which only scales it.
 """
 
 from collections.abc import Mapping
@@ -28,92 +28,93 @@ MAX_LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}
 
 
 class Known(NamedTuple):
-    """A loss together with its gradients."""
+    """A loss together with its gradients: of the last state, of the head's matrix, and of the techniques on logits."""
 
     loss: Loss
     of_state: Float[Tensor, "B T D"]
+    of_head: Float[Tensor, "V D"]
     of_params: Params
 
 
 class TrainingLoss:
     """Mean next-token cross-entropy of a model under a schedule, and the objective made of it.
 
-    Compiles the model's blocks in place; a model that has been trained through this runs compiled afterwards.
+    Compiles the model's blocks in place where it compiles them one by one; such a model runs compiled afterwards.
     """
 
     def __init__(self, model: LM, compute: Compute, config: TrainConfig) -> None:
         self._model, self._compute = model, compute
         self._read_out = ReadOutLoss(model, Smoothing(config.label_smoothing, config.z_loss))
         self._params = self._read_out.params()
-        self._gradients = self._read_out.gradients
+        self._gradients, self._trunk = self._read_out.gradients, model.trunk
         if compute.compiled:
             # A technique may read the number of its block or visit; each is then a graph of its own, and a deep model
             # has more of them than dynamo allows by default.
             torch._dynamo.config.recompile_limit = 4 * MAX_VIRTUAL_LAYERS
             # Skips and repeats change the graph, not the shapes: without dynamic=False the block numbers in a visit
             # would become symbols at the second block.
-            for block in model.blocks:
-                block.compile(fullgraph=True, dynamic=False)
+            if compute.scope == "blocks":
+                for block in model.blocks:
+                    block.compile(fullgraph=True, dynamic=False)
+            else:
+                self._trunk = torch.compile(model.trunk, fullgraph=True, dynamic=False)
             self._gradients = torch.compile(self._read_out.gradients, fullgraph=True, dynamic=False)
 
     def __call__(self, inputs: Int[Tensor, "B T"], targets: Int[Tensor, "B T"], schedule: DepthSchedule) -> Loss:
         stream = self._model.stream(inputs, dtype=self._compute.dtype, attend_kind=self._compute.attend_kind)
-        x = self._model.trunk(stream, schedule)
+        x = self._trunk(stream, schedule)
+        head = self._model.head_weight
         if not torch.is_grad_enabled():
-            return self._read_out(x, stream, targets)
-        known = self._known(x.detach(), stream, targets)
-        leaves, gradients = (x, *self._params.values()), (known.of_state, *known.of_params.values())
+            return self._read_out(x, head, stream, targets)
+        known = self._known(x.detach(), head.detach(), stream, targets)
+        leaves = (x, head, *self._params.values())
+        gradients = (known.of_state, known.of_head, *known.of_params.values())
         return known.loss._replace(objective=_Linked.apply(known.loss.objective, *leaves, *gradients))
 
-    def _known(self, x: Tensor, stream: Stream, targets: Tensor) -> Known:
+    def _known(self, x: Tensor, head: Tensor, stream: Stream, targets: Tensor) -> Known:
         """Compute the loss and its gradients, a piece of the rows at a time."""
         params = {name: value.detach() for name, value in self._params.items()}
-        row_bytes = 4 * x.shape[1] * self._model.config.vocab_size
+        row_bytes = 4 * x.shape[1] * head.shape[0]
         num = num_pieces(len(x), row_bytes=row_bytes, most=MAX_LOGITS_BYTES[x.device.type])
         size = len(x) // num
         total = None
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
-            part = self._gradients(x[rows], params, _read_by_logits(stream, rows), targets[rows], num)
+            part = self._gradients(x[rows], head, params, _read_by_logits(stream, rows), targets[rows], num)
             total = part if total is None else _joined(total, part)
         assert total is not None
         return total
 
 
 class ReadOutLoss(nn.Module):
-    """From the last state to the loss."""
+    """From the last state to the loss, with the head's matrix as an argument."""
 
     def __init__(self, model: LM, smoothing: Smoothing) -> None:
         super().__init__()
         self.model, self.smoothing = model, smoothing
 
-    def forward(self, x: Float[Tensor, "B T D"], stream: Stream, targets: Int[Tensor, "B T"]) -> Loss:
-        return cross_entropy(self.model.read_out(x, stream).flatten(0, 1), targets.flatten(), self.smoothing)
+    def forward(
+        self, x: Float[Tensor, "B T D"], head: Float[Tensor, "V D"], stream: Stream, targets: Int[Tensor, "B T"]
+    ) -> Loss:
+        logits = self.model.read_out(x, stream, head)
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), self.smoothing)
 
-    def gradients(self, x: Tensor, params: Params, stream: Stream, targets: Tensor, num_pieces: int) -> Known:
+    def gradients(
+        self, x: Tensor, head: Tensor, params: Params, stream: Stream, targets: Tensor, num_pieces: int
+    ) -> Known:
         """Give the share of one of several pieces in the loss, and the gradients of that."""
 
-        def share(x: Tensor, params: Params) -> tuple[Tensor, Loss]:
-            whole: Any = torch.func.functional_call(self, dict(params), (x, stream, targets))
+        def share(x: Tensor, head: Tensor, params: Params) -> tuple[Tensor, Loss]:
+            whole: Any = torch.func.functional_call(self, dict(params), (x, head, stream, targets))
             loss = Loss(*(part / num_pieces for part in whole))
             return loss.objective, Loss(*(part.detach() for part in loss))
 
-        (of_state, of_params), loss = torch.func.grad(share, argnums=(0, 1), has_aux=True)(x, params)
-        return Known(loss, of_state, of_params)
+        gradients, loss = torch.func.grad(share, argnums=(0, 1, 2), has_aux=True)(x, head, params)
+        return Known(loss, *gradients)
 
     def params(self) -> dict[str, Tensor]:
-        """Find the parameters that the logits depend on, by reading one token out."""
-        token = torch.zeros(1, 1, dtype=torch.int64, device=self.model.embedding.device)
-        stream = self.model.stream(token, dtype=torch.float32, attend_kind="fused")
-        named = dict(self.named_parameters())
-        objective = self(stream.x0.detach(), stream, stream.tokens).objective
-        gradients = torch.autograd.grad(objective, (*named.values(), stream.x0), allow_unused=True)
-        assert gradients[-1] is None, "a technique on logits may not depend on the embedded tokens"
-        return {
-            name: value
-            for (name, value), gradient in zip(named.items(), gradients, strict=False)
-            if gradient is not None
-        }
+        """Name the parameters of the techniques on logits."""
+        return {name: value for name, value in self.named_parameters() if name.startswith("model.logits.")}
 
 
 class _Linked(torch.autograd.Function):
@@ -138,11 +139,11 @@ def num_pieces(num_rows: int, *, row_bytes: int, most: int) -> int:
 
 
 def _read_by_logits(stream: Stream, rows: slice) -> Stream:
-    """Keep of the stream what techniques on logits may read, the tokens, for some rows."""
+    """Keep the tokens of the stream, for some rows: techniques on logits may read nothing that has a gradient."""
     return stream._replace(
         tokens=stream.tokens[rows],
         previous=stream.previous[rows],
-        x0=stream.x0.detach()[rows],
+        x0=stream.x0.new_empty(0),
         documents=None,
         tables={},
         first_values=None,
@@ -156,5 +157,6 @@ def _joined(total: Known, part: Known) -> Known:
     return Known(
         Loss(*(before + new for before, new in zip(total.loss, part.loss, strict=True))),
         torch.cat([total.of_state, part.of_state]),
+        total.of_head.add_(part.of_head),
         total.of_params,
     )

@@ -11,11 +11,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.varlen import varlen_attn
 
 from models import BOS, build_model, document, model_config, tokens, within_documents
+from nutshell.errors import UsageError
 from nutshell.nn.cache import DocumentIds, KVCache
 from nutshell.nn.kernels import bounds, choose, varlen
-from nutshell.nn.kernels.attend import attend
+from nutshell.nn.kernels import race as race_module
+from nutshell.nn.kernels.attend import KERNELS, attend
 from nutshell.nn.kernels.bounds import document_bounds
-from nutshell.nn.kernels.choose import choose_attend
+from nutshell.nn.kernels.choose import choose_attention
+from nutshell.nn.kernels.race import Work, race
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -134,64 +137,145 @@ def test_the_kernel_compiles_once_whatever_the_bounds():
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    """A GPU of some capability, and what is activated on it."""
-    activated = []
-    monkeypatch.setattr(choose, "activate_flash_attention_impl", activated.append)
+def told(monkeypatch):
+    """What torch is told: which of its fused kernels are on, and which flash attention is activated."""
+    state = {"on": {}, "flash": []}
 
-    def pretend(capability, *, flash=True, flash_3=True):
+    def switch(backend):
+        return lambda on: state["on"].update({backend: on})
+
+    monkeypatch.setattr(choose, "_SWITCHES", {backend: switch(backend) for backend in choose._SWITCHES})
+    monkeypatch.setattr(choose, "activate_flash_attention_impl", state["flash"].append)
+    monkeypatch.setattr(choose, "current_flash_attention_impl", lambda: state["flash"][-1] if state["flash"] else None)
+    monkeypatch.setattr(choose, "restore_flash_attention_impl", lambda: state["flash"].append(None))
+    return state
+
+
+@pytest.fixture
+def gpu(monkeypatch, told):
+    """A GPU of some capability, on which races end as they are told."""
+
+    def pretend(capability=(8, 0), *, flash=True, flash_3=False, times=()):
+        left = list(times)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: flash)
         monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: flash_3 or None)
-        return activated
+
+        def raced(kind, work, device, dtype):
+            time = left.pop(0)
+            if isinstance(time, Exception):
+                raise time
+            return time
+
+        monkeypatch.setattr(choose, "race", raced)
+        return told
 
     return pretend
 
 
-def chosen(device, dtype=torch.bfloat16, **changes):
-    facts = {"seq_len": 1024, "head_dim": 64, "within_documents": True} | changes
-    return choose_attend(device, dtype, **facts)
+def chosen(device, dtype=torch.bfloat16, wanted="auto", **changes):
+    work = Work(rows=2, seq_len=1024, num_heads=4, num_kv_heads=2, head_dim=64)._replace(**changes)
+    return choose_attention(wanted, work, device, dtype)
 
 
-def test_a_cpu_takes_products_for_short_windows():
-    assert chosen(CPU, seq_len=256) == chosen(CPU, seq_len=128, within_documents=False) == "products"
-    assert chosen(CPU, seq_len=257) == "fused"
-    assert chosen(torch.device("mps"), seq_len=128) == "fused"
+def test_a_cpu_takes_products_for_short_windows_and_races_nothing(told):
+    assert chosen(CPU, seq_len=256) == chosen(CPU, seq_len=128, within_documents=True) == ("products", {})
+    assert chosen(CPU, seq_len=257) == ("fused", {})
+    assert chosen(CPU, seq_len=257).kind == "fused"
+    assert chosen(CPU, seq_len=257, wanted="products").name == "products"
+    assert all(told["on"].values())
 
 
-def test_a_gpu_takes_the_variable_length_kernel_for_documents_where_it_runs(gpu):
-    gpu((8, 0), flash_3=False)
-    assert chosen(GPU) == chosen(GPU, torch.float16) == chosen(GPU, seq_len=128) == "varlen"
-    assert chosen(GPU, within_documents=False) == "fused"
-    assert chosen(GPU, torch.float32) == "fused"
-    assert chosen(GPU, head_dim=20) == chosen(GPU, head_dim=264) == "fused"
+def test_a_kernel_that_does_not_run_here_is_refused(gpu):
+    with pytest.raises(UsageError, match="'flash' does not run here; usable: products, fused"):
+        chosen(CPU, wanted="flash")
+    gpu((8, 9), flash_3=True)
+    with pytest.raises(UsageError, match="'flash3' does not run here; usable: flash, cudnn"):
+        chosen(GPU, wanted="flash3")
+
+
+def test_a_gpu_without_flash_attention_leaves_it_to_torch(gpu):
+    gpu()
+    assert chosen(GPU, torch.float32) == ("fused", {})
+    assert chosen(GPU, head_dim=20) == chosen(GPU, head_dim=264) == ("fused", {})
     gpu((7, 5))
-    assert chosen(GPU) == "fused"
-    gpu((8, 0), flash=False)
-    assert chosen(GPU) == "fused"
+    assert chosen(GPU) == ("fused", {})
+    assert all(gpu(flash=False)["on"].values())
+    assert chosen(GPU) == ("fused", {})
 
 
-@pytest.mark.parametrize("within", [True, False])
-def test_flash_attention_3_is_taken_on_hopper_where_it_is_installed(gpu, within):
-    for capability, installed in (((8, 9), True), ((10, 0), True), ((9, 0), False)):
-        activated = gpu(capability, flash_3=installed)
-        chosen(GPU, within_documents=within)
-        assert activated == []
-    activated = gpu((9, 0))
-    chosen(GPU, torch.float32)
-    assert activated == []
-    assert chosen(GPU, within_documents=within) == ("varlen" if within else "fused")
-    assert activated == ["FA3"]
+def test_a_gpu_takes_the_fastest_and_tells_torch(gpu):
+    told = gpu(times=[3.0, 2.0])
+    assert chosen(GPU) == ("cudnn", {"flash": 3.0, "cudnn": 2.0})
+    assert told["on"] == {"flash": False, "cudnn": True, "efficient": False, "math": False}
+    gpu(times=[3.0, 2.0])
+    assert chosen(GPU, within_documents=True) == ("varlen", {"fused": 3.0, "varlen": 2.0})
+    assert chosen(GPU, within_documents=True, wanted="varlen").kind == "varlen"
+    assert all(told["on"].values())
+    assert told["flash"] == []
+
+
+def test_one_that_fails_or_disagrees_loses(gpu):
+    gpu(times=[RuntimeError("no such shape"), 2.0])
+    assert chosen(GPU) == ("cudnn", {"flash": None, "cudnn": 2.0})
+    gpu(times=[9.0, None])
+    assert chosen(GPU) == ("flash", {"flash": 9.0, "cudnn": None})
+    told = gpu(times=[None, None])
+    assert chosen(GPU) == ("fused", {"flash": None, "cudnn": None})
+    assert all(told["on"].values())
+
+
+def test_flash_attention_3_races_on_hopper_where_it_is_installed(gpu):
+    told = gpu((9, 0), flash_3=True, times=[3.0, 2.0, 1.0])
+    assert chosen(GPU) == ("flash3", {"flash": 3.0, "cudnn": 2.0, "flash3": 1.0})
+    assert told["flash"][-1] == "FA3"
+    gpu((9, 0), flash_3=True, times=[3.0, 1.5, 1.8])
+    assert chosen(GPU, within_documents=True).name == "varlen"
+    assert told["flash"][-1] is None
+    gpu((10, 0), flash_3=True, times=[3.0, 2.0])
+    assert "flash3" not in chosen(GPU).milliseconds
 
 
 def test_a_flash_attention_3_that_does_not_load_is_left_alone(gpu, monkeypatch):
-    gpu((9, 0))
+    gpu((9, 0), flash_3=True, times=[3.0, 2.0])
 
     def broken(name):
         raise ImportError("built for another torch")
 
     monkeypatch.setattr(choose, "activate_flash_attention_impl", broken)
-    assert chosen(GPU) == "varlen"
+    assert chosen(GPU) == ("cudnn", {"flash": 3.0, "cudnn": 2.0, "flash3": None})
+    with pytest.raises(UsageError, match="'flash3' does not load: built for another torch"):
+        chosen(GPU, wanted="flash3")
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_race_times_kernels_that_agree(within):
+    work = Work(rows=2, seq_len=24, num_heads=4, num_kv_heads=2, head_dim=8, within_documents=within)
+    for kind in ("products", "fused"):
+        for dtype in (torch.float32, torch.bfloat16):
+            assert race(kind, work, CPU, dtype) > 0.0
+
+
+@pytest.mark.parametrize("fault", ["scale", "mask", "gradient"])
+def test_a_race_is_lost_by_a_kernel_that_is_wrong(monkeypatch, fault):
+    def wrong(q, k, v, documents):
+        if fault == "mask":
+            return attend(q.flip(1), k.flip(1), v.flip(1), "products").flip(1)  # sees what comes after
+        y = attend(q, k, v, "products")
+        return 1.1 * y if fault == "scale" else y.detach() + 0.9 * (y - y.detach())
+
+    monkeypatch.setitem(KERNELS, "fused", wrong)
+    work = Work(rows=2, seq_len=24, num_heads=4, num_kv_heads=2, head_dim=8)
+    assert race("fused", work, CPU, torch.float32) is None
+
+
+def test_a_race_takes_no_more_tokens_than_say_something():
+    sizes = []
+    work = Work(rows=1000, seq_len=32, num_heads=2, num_kv_heads=1, head_dim=8)
+    with mock.patch.object(race_module, "MAX_TOKENS", 96), mock.patch.object(race_module, "_seconds") as seconds:
+        seconds.side_effect = lambda kind, inputs, documents: sizes.append(inputs[0].shape[0]) or 1.0
+        assert race("fused", work, CPU, torch.float32) == 1000.0
+    assert set(sizes) == {3}
 
 
 @torch.no_grad()

@@ -6,7 +6,8 @@ import torch
 from nutshell.nn.cache import DocumentIds
 from nutshell.nn.kernels.attend import attend
 from nutshell.nn.kernels.bounds import document_bounds
-from nutshell.nn.kernels.choose import choose_attend
+from nutshell.nn.kernels.choose import SETTINGS, activate, choose_attention, usable
+from nutshell.nn.kernels.race import Work, race
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 B, T, H, K, E = 3, 512, 4, 2, 64
@@ -38,10 +39,27 @@ def assert_agree(found, expected):
         assert (one - other).norm() < 0.01 * other.norm()
 
 
+GPU = torch.device("cuda")
+WORK = Work(rows=B, seq_len=T, num_heads=H, num_kv_heads=K, head_dim=E)
+
+
 @pytest.fixture
 def kind():
-    """The kernel that is chosen here for documents, FlashAttention 3 in it where it is installed."""
-    return choose_attend(torch.device("cuda"), torch.bfloat16, seq_len=T, head_dim=E, within_documents=True)
+    """The variable-length kernel, FlashAttention 3 in it where it is installed."""
+    names = usable(WORK._replace(within_documents=True), GPU, torch.bfloat16)
+    yield choose_attention(names[-1], WORK._replace(within_documents=True), GPU, torch.bfloat16).kind
+    activate("fused")
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_every_usable_kernel_agrees_and_the_fastest_is_chosen(within):
+    work = WORK._replace(within_documents=within)
+    for name in usable(work, GPU, torch.bfloat16):
+        activate(name)
+        assert race(SETTINGS[name].kind, work, GPU, torch.bfloat16) is not None, name
+    choice = choose_attention("auto", work, GPU, torch.bfloat16)
+    activate("fused")
+    assert choice.name in choice.milliseconds
 
 
 def test_the_chosen_kernel_within_documents(kind):

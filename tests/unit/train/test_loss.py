@@ -5,14 +5,18 @@ from unittest import mock
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from models import VOCAB, build_model, model_config, tokens
 from nutshell.nn.params import ParamTable
+from nutshell.quant.config import RtnConfig
 from nutshell.train import loss as loss_module
 from nutshell.train.compute import Compute
 from nutshell.train.config import BudgetConfig, TrainConfig
 from nutshell.train.loss import TrainingLoss, num_pieces
+from nutshell.train.qat.ste import SteConfig
+from nutshell.train.qat.twin import quantized_twin
 
 HAS_COMPILER = any(map(shutil.which, ("g++", "clang++")))
 COMPILED = pytest.param(
@@ -113,8 +117,8 @@ def test_no_logits_of_more_than_a_piece_ever_exist():
     sizes = []
     read_out = model.read_out
 
-    def watched(x, stream):
-        logits = read_out(x, stream)
+    def watched(x, stream, head):
+        logits = read_out(x, stream, head)
         sizes.append(tuple(logits.shape))
         return logits
 
@@ -125,6 +129,41 @@ def test_no_logits_of_more_than_a_piece_ever_exist():
     ):
         loss(tokens(B, T), tokens(B, T, seed=1), schedule).objective.backward()
     assert sizes == [(2, T, VOCAB)] * 3
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_a_model_that_sees_its_weights_quantized_learns_by_what_it_sees(name):
+    model, schedule = drawn_model(name)
+    rules = (RtnConfig(roles=("embedding", "matrix"), bits=3),)
+    twin = quantized_twin(model, (schedule,), SteConfig(), rules)
+    logits = twin(tokens(B, T), schedule, attend_kind="products").flatten(0, 1)
+    F.cross_entropy(logits, tokens(B, T, seed=1).flatten()).backward()
+    wanted = {row.name: row.value.grad.clone() for row in ParamTable.of(model) if row.value.grad is not None}
+    model.zero_grad()
+    compute = Compute(torch.float32, "products", compiled=False)
+    TrainingLoss(twin, compute, settings())(tokens(B, T), tokens(B, T, seed=1), schedule).objective.backward()
+    found = {row.name: row.value.grad for row in ParamTable.of(model) if row.value.grad is not None}
+    assert_near(found, {key: value.double() for key, value in wanted.items()}, within=1e-4)
+
+
+def test_a_technique_on_logits_learns():
+    class Tilt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.linspace(-1.0, 1.0, VOCAB))
+
+        def forward(self, z, stream):
+            return z + self.weight * (stream.tokens > 3)[..., None]
+
+    model, schedule = drawn_model("tied")
+    model.logits.append(tilt := Tilt())
+    logits = model(tokens(B, T), schedule, attend_kind="products").flatten(0, 1)
+    F.cross_entropy(logits, tokens(B, T, seed=1).flatten()).backward()
+    wanted, tilt.weight.grad = tilt.weight.grad, None
+    compute = Compute(torch.float32, "products", compiled=False)
+    with mock.patch.dict(loss_module.MAX_LOGITS_BYTES, cpu=4 * 2 * T * VOCAB):
+        TrainingLoss(model, compute, settings())(tokens(B, T), tokens(B, T, seed=1), schedule).objective.backward()
+    torch.testing.assert_close(tilt.weight.grad, wanted, atol=1e-7, rtol=1e-4)
 
 
 def test_a_weighted_objective_weighs_all_gradients():
