@@ -22,6 +22,11 @@ def test_a_file_in_place_of_the_folder_is_told_of_the_file_that_was_wanted(tmp_p
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     write_bytes(tmp_path / "a", b"before")
-    with pytest.raises(TypeError), atomic_writer(tmp_path / "a") as file:
-        file.writelines([b"after", None])
+
+    def stop(file):
+        file.write(b"after")
+        raise RuntimeError("full")
+
+    with pytest.raises(RuntimeError, match="full"), atomic_writer(tmp_path / "a") as file:
+        stop(file)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"before")]
