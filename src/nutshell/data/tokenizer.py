@@ -89,8 +89,8 @@ class Tokenizer:
         """Count the bytes of each of `pieces(tokens)`, fast enough for billions."""
         lengths = self._num_bytes[tokens]
         if self._adds_space:
-            starts_document = np.concatenate([[True], lengths[:-1] == 0])[: len(tokens)]
-            lengths = lengths - (starts_document & self._spaced[tokens])
+            first = np.flatnonzero(np.concatenate([[True], lengths[:-1] == 0])[: len(tokens)])
+            lengths[first] -= self._spaced[tokens[first]]
         return lengths
 
     def _pieces(self, tokens: list[int], *, at_start: bool) -> list[bytes]:
@@ -139,7 +139,7 @@ class Tokenizer:
         self._bytes = [self._bytes_of(token) for token in range(self.vocab_size)]
         self._starts_with_space = [model.id_to_piece(token).startswith(_SPACE) for token in range(self.vocab_size)]
         self._num_bytes = np.array([len(piece) for piece in self._bytes], dtype=np.int32)
-        self._spaced = np.array(self._starts_with_space)
+        self._spaced = np.array(self._starts_with_space, dtype=np.int32)
 
     def _bytes_of(self, token: int) -> bytes:
         if self._model.is_byte(token):

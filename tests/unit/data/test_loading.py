@@ -146,6 +146,29 @@ def test_seeds_differ_in_the_order_of_the_data():
     assert same[0] == same[1], "the published order has no seed"
 
 
+class Watched:
+    """A shard that counts the tokens read from it."""
+
+    def __init__(self, count):
+        self.tokens, self.num_read = numbered(count), 0
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, window):
+        self.num_read += len(self.tokens[window])
+        return self.tokens[window]
+
+
+@pytest.mark.parametrize("config", KINDS)
+def test_only_the_windows_of_a_batch_are_read(config):
+    shards = [Watched(20_000), Watched(30_000)]
+    loader = build_loader(config, TokenStream(shards), bos_id=BOS, seed=0)
+    loader.windows(64)
+    loader.batch(0, batch_size=8, seq_len=64, rows=slice(2, 5))
+    assert sum(shard.num_read for shard in shards) == 3 * 65
+
+
 def test_order_of_the_ring_is_pinned():
     """Resuming a stored run needs the same batches from the same position."""
     inputs, _ = loader_of(RingConfig(), numbered(1000), seed=7).batch(123 * 4 * 16, batch_size=4, seq_len=16)
