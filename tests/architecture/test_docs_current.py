@@ -96,7 +96,7 @@ def test_every_kind_says_the_seven_fields_and_has_a_page(kind):
 
 def test_every_page_is_of_a_kind_or_of_depth():
     pages = {path.stem for path in PAGES.glob("*.md")}
-    assert pages == KINDS.keys() | {"README", "attention", "depth_schedule", "norms", "skips"}
+    assert pages == KINDS.keys() | {"README", "attention", "depth_schedule", "head", "norms", "skips"}
 
 
 def test_a_field_may_go_on_in_indented_lines():

@@ -1,6 +1,6 @@
 """A loaded model as the scorer knows models: windows in, nats out; or one token at a time through the cache.
 
-All arithmetic is fp32: a score is a claim, and bf16 logits would change it in the third decimal.
+All arithmetic is fp32: a score is a claim, and bf16 would change it in the fourth decimal (docs/log.md).
 """
 
 import numpy as np

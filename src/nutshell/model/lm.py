@@ -67,7 +67,7 @@ class LM(nn.Module):
         attend_kind: AttendKind = "fused",
         cache: KVCache | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Compute the logits of every position's next token, in fp32.
+        """Compute the logits of every position's next token, as fp32 numbers; `read_out` says how exact they are.
 
         With a cache, `tokens` continue what the cache has seen, and it has seen them too afterwards.
         """
@@ -129,7 +129,11 @@ class LM(nn.Module):
     def read_out(
         self, x: Float[Tensor, "B T D"], stream: Stream, head_weight: Float[Tensor, "V D"] | None = None
     ) -> Float[Tensor, "B T V"]:
-        """Turn the last state into logits, in fp32; a matrix that is given takes the place of the head's."""
+        """Turn the last state into logits: fp32 numbers, of a product in the stream's dtype.
+
+        In bf16, as training may run, each is rounded to bf16 before the `logits` techniques act; what that costs is in
+        docs/techniques/head.md. Scoring is fp32 throughout. A matrix that is given takes the place of the head's.
+        """
         weight = self.head_weight if head_weight is None else head_weight
         z = F.linear(rms_norm(x), weight.to(stream.dtype)).float()
         for technique in self.logits:

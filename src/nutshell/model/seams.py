@@ -7,7 +7,7 @@
     heads      (y [B T H E], v, h, visit, stream) -> y       on what attention read, before its output projection
     residual   (state, visit, attention, mlp, stream) -> state   exactly one: how the branches change the stream;
                its `entry` list (x [B T D], visit, stream) -> x  acts on the stream as a visit begins
-    logits     (z [B T V], stream) -> z                      once, on the head's output in fp32
+    logits     (z [B T V], stream) -> z                      once, on the head's output, cast to fp32
 
 All but `residual` are lists, applied in the recipe's order; an empty list is the identity. What acts inside a block is
 built once for each block, so that compiled code is shared by blocks; what belongs to one visit is kept by the block in

@@ -1,4 +1,4 @@
-"""The first values of a model's weights, all in one place.
+"""How the first values of a model's weights are drawn; `docs/initialisation.md` lists those of every weight.
 
     matrices into a branch (q, k, v, up)      `orthogonal`, or `uniform` in +-1/sqrt(inputs), torch's default
     the two factors of such a matrix          `orthogonal` each, or `uniform` each in +-3^(1/4)/sqrt(inputs)
@@ -11,8 +11,7 @@ Two factors have the scale of the matrix that they stand for. Orthogonal ones mu
 where they leave channels out, 0. An element of a dense uniform draw has the variance 1/(3 inputs); factors drawn like
 that would multiply to a third of it, as the 1/3 goes in twice, and 3^(1/4) in both bounds makes up for one of them.
 
-Each parameter says which of these it is where it is made (`nn.params.Draw`); nothing here goes by name. Published
-standard deviations: 0.005 for a tied embedding, 0.01 for a value embedding (openai/parameter-golf 549).
+Each parameter says which of these it is where it is made (`nn.params.Draw`); nothing here goes by name.
 """
 
 import math
