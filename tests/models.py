@@ -69,6 +69,10 @@ TECHNIQUES = {
     },
     "depth_embedding": {"residual": {"kind": "sequential", "entry": [{"kind": "depth_embedding"}, {"kind": "x0_mix"}]}},
     "depth_sinusoid": {"residual": {"kind": "sequential", "entry": [{"kind": "depth_sinusoid"}]}},
+    "stream_smear": {"residual": {"kind": "sequential", "entry": [{"kind": "stream_smear"}, {"kind": "x0_mix"}]}},
+    "stream_smear across documents": {
+        "residual": {"kind": "parallel", "from_block": 2, "entry": [{"kind": "stream_smear", "mask_bos": False}]}
+    },
     "add_skip": {"depth": {**DEPTH, "skips": "stack", "join": {"kind": "add_skip"}}},
     "gated_skip": {"depth": {**DEPTH, "join": {"kind": "gated_skip"}}},
     "untied mlp": {"depth": {**DEPTH, "untied": "mlp"}},

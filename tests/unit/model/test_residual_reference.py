@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from models import DEPTH, build_model, model_config, tokens
+from models import BOS, DEPTH, build_model, model_config, tokens
 from nutshell.errors import RecipeError
 from nutshell.model.depth import DepthSchedule, VirtualLayer
 from nutshell.model.entry.depth_sinusoid import DepthSinusoid
 from nutshell.recipe import resolve
 
 BLOCKS = [0, 1, 2, 1, 2, 3]
+TEXT = [7, 30, 9, BOS, 12]
 VISITS_OF = Counter(BLOCKS)
 RULES = {
     "sequential": {"kind": "sequential"},
@@ -39,6 +40,11 @@ ENTRIES = {
     "depth_sinusoid": [{"kind": "depth_sinusoid", "base": 100.0}],
     "repeat embeddings, as in 167": [{"kind": "depth_embedding"}, {"kind": "x0_mix"}],
     "depth codes, as in 855": [{"kind": "birkhoff"}, {"kind": "depth_sinusoid"}],
+    "stream_smear": [{"kind": "stream_smear"}],
+    "stream_smear across documents, behind a mix": [
+        {"kind": "x0_mix"},
+        {"kind": "stream_smear", "mask_bos": False, "blocks": "1 2"},
+    ],
     "in some blocks": [{"kind": "birkhoff", "blocks": "1 3"}],
 }
 # Target to source, and the name of the weights.
@@ -118,6 +124,10 @@ class Reference:
                 case "birkhoff":
                     keep = sigmoid(self.weights[f"{prefix}.gate.{row}"])
                     x = keep * x + (1 - keep) * self.x0
+                case "stream_smear":
+                    keep = sigmoid(self.weights[f"{prefix}.gate"])
+                    begins = [t == 0 or (kind.get("mask_bos", True) and TEXT[t] == BOS) for t in range(len(x))]
+                    x = np.array([keep * x[t] + (0 if begins[t] else (1 - keep) * x[t - 1]) for t in range(len(x))])
                 case "depth_embedding":
                     x = x + self.weights[f"{prefix}.rows.{iteration}"]
                 case "depth_sinusoid":
@@ -175,7 +185,7 @@ def compared(rule, entry, skips="none", join="add_skip", *, more_loops=0):
     weights = {name: value.detach().double().numpy().copy() for name, value in model.named_parameters()}
     model.blocks = nn.ModuleList(StandIn(block, *pair) for block, pair in zip(model.blocks, matrices, strict=True))
     with torch.no_grad():
-        stream = model.stream(tokens(1, 5), dtype=torch.float64, attend_kind="products")
+        stream = model.stream(torch.tensor([TEXT]), dtype=torch.float64, attend_kind="products")
         found = model.trunk(stream, schedule)[0].numpy()
     return found, Reference(weights, matrices, rule, entry, stream.x0[0].numpy()).run(blocks, edges, join)
 

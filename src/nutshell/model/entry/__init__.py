@@ -3,6 +3,7 @@
 from nutshell.model.entry.birkhoff import BirkhoffConfig
 from nutshell.model.entry.depth_embedding import DepthEmbeddingConfig
 from nutshell.model.entry.depth_sinusoid import DepthSinusoidConfig
+from nutshell.model.entry.stream_smear import StreamSmearConfig
 from nutshell.model.entry.x0_mix import X0MixConfig
 
-EntryConfig = BirkhoffConfig | DepthEmbeddingConfig | DepthSinusoidConfig | X0MixConfig
+EntryConfig = BirkhoffConfig | DepthEmbeddingConfig | DepthSinusoidConfig | StreamSmearConfig | X0MixConfig
