@@ -27,6 +27,10 @@ from nutshell.nn.matrices import MatrixConfig
 from nutshell.nn.params import ROLES, ParamTable
 
 cases = pytest.mark.parametrize("case", CASES)
+# What scores, and what trains in short windows.
+computes = pytest.mark.parametrize(
+    ("attend_kind", "dtype"), [("fused", torch.float32), ("products", torch.bfloat16)], ids=["scoring", "training"]
+)
 ACROSS_DOCUMENTS = ("smear_gate across documents", "stream_smear across documents")
 IDENTITY_AT_INIT = (
     "x0_mix",
@@ -91,22 +95,25 @@ def test_parameters_are_counted_from_the_configuration_alone_and_have_roles(case
     assert {row.role for row in table} <= set(ROLES)
 
 
+@computes
 @cases
-def test_no_token_sees_a_later_one(case):
+def test_no_token_sees_a_later_one(case, attend_kind, dtype):
     model, schedule = build_model(model_config(**CASES[case]))
     clean = tokens(2, 12)
     flipped = clean.clone()
     flipped[0, 7] = (flipped[0, 7] + 1) % VOCAB
     with torch.no_grad():
-        difference = (model(clean, schedule) - model(flipped, schedule)).abs()
+        logits = [model(text, schedule, dtype=dtype, attend_kind=attend_kind) for text in (clean, flipped)]
+    difference = (logits[0] - logits[1]).abs()
     assert difference[0, :7].max() == 0.0
     assert difference[1].max() == 0.0, "a row of the batch sees another"
     assert difference[0, 7].max() > 0.0
     assert difference[0, 8:].max() > 0.0, "attention carries nothing forward"
 
 
+@computes
 @cases
-def test_no_document_sees_another(case):
+def test_no_document_sees_another(case, attend_kind, dtype):
     model, schedule = build_model(within_documents(case))
     row = torch.cat([document(5)[1:], document(1), document(6, seed=1), document(4, seed=2)])  # begins in mid-document
     clean = row.repeat(len(row), 1)
@@ -114,7 +121,8 @@ def test_no_document_sees_another(case):
     flipped.fill_diagonal_(VOCAB - 1)  # row t has another token at t, unless a document begins there
     flipped[clean == BOS] = BOS
     with torch.no_grad():
-        difference = (model(clean, schedule) - model(flipped, schedule)).abs().amax(dim=-1)
+        logits = [model(text, schedule, dtype=dtype, attend_kind=attend_kind) for text in (clean, flipped)]
+    difference = (logits[0] - logits[1]).abs().amax(dim=-1)
     number, position = (row == BOS).cumsum(dim=0), torch.arange(len(row))
     later_documents = number > number[:, None]
     own_document = (number == number[:, None]) & (position > position[:, None])

@@ -8,7 +8,7 @@ Shapes:    x [B T D]; w [D], for each block.
 Init:      w = 0, half of each: not the identity.
 Cost:      D parameters a block; no matrix products. A cache keeps one token of each virtual layer more.
 Sees:      the current token and the one before, as the stream holds them: with each visit one token further.
-Interacts: before x0_mix it smears what the last visit left, after it x0 too. Under bounded it reaches the branches alone.
+Interacts: before x0_mix it smears what the last visit left, after it x0 too. Under bounded it reaches branches alone.
 """
 
 from jaxtyping import Float
