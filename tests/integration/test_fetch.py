@@ -102,6 +102,14 @@ def test_a_fetch_that_is_killed_goes_on_and_what_it_made_trains(hub, start, reci
     assert status == 0, err
     receipt = json.loads(out)
     assert receipt["steps"] == 3
+    assert list(receipt["skipped"]) == ["16"]
+    assert 0 < receipt["skipped"]["16"] < 0.01
+
+    path = tmp_path / "data" / "fineweb_train_000000.bin"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    fails(start("train", recipe, "--data", "data", "--out", "other"), "manifest.json describes; fetch the data set")
     assert not (tmp_path / "home").exists(), "nothing is kept elsewhere"
 
 

@@ -12,7 +12,7 @@ import safetensors.torch
 
 from nutshell.artifact.estimate import predict_bytes
 from nutshell.data.dataset import Dataset
-from nutshell.data.loading import Prefetched, build_loader
+from nutshell.data.loading import Loader, Prefetched, build_loader
 from nutshell.errors import DataError, RunError
 from nutshell.files import sha256_file, write_bytes, write_json
 from nutshell.machine import code_digest, processor, versions
@@ -27,7 +27,7 @@ from nutshell.ranks import Ranks, is_silence, joined_ranks
 from nutshell.recipe import Resolved
 from nutshell.train.checkpoint import Change, Checkpoint, Identity
 from nutshell.train.compute import Compute
-from nutshell.train.gradient import Gradients, Loader
+from nutshell.train.gradient import Gradients
 from nutshell.train.loop import QAT, OnRow, Plan, train
 from nutshell.train.loss import TrainingLoss
 from nutshell.train.preparing import num_compiled, prepare
@@ -121,6 +121,7 @@ class Training:
         if ranks.is_first:
             self._write_inputs()
         self._compute.set_up()
+        loader = self._loader()
         model = LM(recipe.model, recipe.schedules)
         model.init_weights(self._identity.seed)
         model.to(self._compute.device)
@@ -136,7 +137,7 @@ class Training:
             after_step=self._snap(ParamTable.of(model)),
         )
         with ExitStack() as opened:
-            gradients = self._gradients(state, ranks, opened)
+            gradients = self._gradients(state, ranks, opened.enter_context(Prefetched(loader)))
             with TreeWatch() as tree:
                 rehearsed = Optimizers(state.table, recipe.optim, dtype=dtype, ranks=ranks)
                 prepare_seconds = prepare(plan.phases, state, gradients, rehearsed)
@@ -146,7 +147,7 @@ class Training:
             for change in state.restore(checkpoint) if checkpoint else ():
                 told.changed(change)
             log = self._log(state, opened) if ranks.is_first else None
-            probing = self._probing(plan, state, gradients.loader, opened) if ranks.is_first else None
+            probing = self._probing(plan, state, loader, opened) if ranks.is_first else None
             train(
                 plan,
                 state,
@@ -164,6 +165,7 @@ class Training:
             "tree_bytes": tree.peak_bytes,
             "recompiled": num_compiled() - graphs,
             "ranks": ranks.size,
+            "skipped": {str(phase.seq_len): loader.skipped(phase.seq_len) for phase in plan.phases},
         }
         receipt = self._finish(plan, state, facts) if ranks.is_first else {}
         if receipt.get("recompiled"):
@@ -190,16 +192,25 @@ class Training:
                 f"a process of this training is gone ({first_line}); {kept}, on any number of processes"
             ) from error
 
-    def _gradients(self, state: TrainState, ranks: Ranks, opened: ExitStack) -> Gradients:
+    def _loader(self) -> Loader:
+        """Lay out the first epoch of every context length, the first one's last, for that is read at once.
+
+        Raises:
+            DataError: the text is too short for one of them.
+        """
+        recipe, data = self._resolved.recipe, self._dataset
+        loader = build_loader(recipe.train.loader, data.train, bos_id=data.tokenizer.bos_id, seed=self._identity.seed)
+        for phase in reversed(recipe.phases):
+            loader.windows(phase.seq_len)
+        return loader
+
+    def _gradients(self, state: TrainState, ranks: Ranks, loader: Prefetched) -> Gradients:
         """Put together what makes a step's gradients."""
         train = self._resolved.recipe.train
-        loader = build_loader(
-            train.loader, self._dataset.train, bos_id=self._dataset.tokenizer.bos_id, seed=self._identity.seed
-        )
         plain = TrainingLoss(state.model, self._compute, train)
         return Gradients(
             losses={False: plain, True: self._quantized_loss(state.model) or plain},
-            loader=opened.enter_context(Prefetched(loader)),
+            loader=loader,
             device=self._compute.device,
             seed=self._identity.seed,
             micro_batch_size=train.micro_batch_size,
@@ -290,6 +301,7 @@ class Training:
             "budget": msgspec.to_builtins(train.budget),
             "seconds": {"compile": facts["prepare_seconds"], "train": state.spent.seconds, **probe_seconds},
             "features": record["features"],
+            "skipped": facts["skipped"],
             "worst": {
                 "grad_norm": record["grad_norm"],
                 "step_seconds": record["step_seconds"],
