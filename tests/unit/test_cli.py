@@ -158,10 +158,10 @@ def test_describe_compares_two_recipes(run, recipe):
     assert (comparison["a"]["name"], comparison["b"]["name"]) == ("small", "other")
     assert comparison["differences"] == [{"path": "model.mlp.mlp_dim", "a": 16, "b": 32}]
     assert comparison["equal_time"]["b"]["relative"]["steps"] < 1
-    status, out, _ = run("describe", recipe, "--against", recipe, "--set", "optim.momentum=0.5", "--step-ms", 2, 3)
+    status, out, _ = run("describe", recipe, "--against", recipe, "--set", "optim.matrix_lr=0.5", "--step-ms", 2, 3)
     assert status == 0
     assert [line.split() for line in out.splitlines() if line.startswith("optim")] == [
-        ["optim.momentum", "0.5", "0.95"]
+        ["optim.matrix_lr", "0.5", "0.02"]
     ]
     assert "assumed: a step takes 2 ms and 3 ms a virtual layer" in out
 

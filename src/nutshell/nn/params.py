@@ -1,8 +1,9 @@
 """Parameters that know their role and their first values, and the table that the optimizer and the quantizer read.
 
 A role says what a parameter is for, so that nothing has to guess from its name: `matrix` (a projection inside a block),
-`embedding` (a table looked up by token), `head` (an untied output table), `gate` (weights that open and close a path),
-`gain` (one factor a head or a channel), `scale` (per-channel weights of the residual stream).
+`projection` (the matrix behind a side table, outside all blocks), `embedding` (a table looked up by token), `head` (an
+untied output table), `gate` (weights that open and close a path), `gain` (one factor a head or a channel), `scale`
+(per-channel weights of the residual stream).
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-Role = Literal["matrix", "embedding", "head", "gate", "gain", "scale"]
+Role = Literal["matrix", "projection", "embedding", "head", "gate", "gain", "scale"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 

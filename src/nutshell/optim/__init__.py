@@ -1,1 +1,1 @@
-"""Optimizers by role: Muon for the matrices, AdamW for the rest, and the curves that steer them."""
+"""Optimizers by role: Muon for the matrices, AdamW for the rest, on one rank or many."""

@@ -1,38 +1,61 @@
 """What a recipe says about optimization."""
 
+import math
+from typing import Literal
+
+from nutshell.config.curve import Curve, check_curve, values_of
 from nutshell.config.struct import Config
+from nutshell.optim.newton_schulz import Coefficients, quintics
+
+
+class MuonConfig(Config, frozen=True):
+    """How Muon makes a direction of a gradient (docs/optimizers.md).
+
+    `row_norm` brings all rows of an update to length 1 before Newton-Schulz (MuonEq-R).
+    """
+
+    coefficients: Coefficients = "jordan"
+    steps: int = 5
+    row_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be positive, got {self.steps}")
+        quintics(self.coefficients, self.steps)
 
 
 class OptimConfig(Config, frozen=True):
-    """Learning rates by role, Muon's and AdamW's constants, and how both fade out.
+    """Learning rates and weight decays by role, Muon's and AdamW's constants, and how they change over the run.
 
-    `matrix_*` steer Muon (role matrix), `embed_*` AdamW on embedding and head, `scalar_*` AdamW on all other roles.
-    Momentum rises linearly from `momentum_start` over the first `momentum_warmup_frac` of the run. Learning rates are
-    constant, then fall linearly over the last `warmdown_frac` to `warmdown_floor` of themselves.
+    `matrix_*` steer Muon (role matrix), `embed_*` AdamW on embedding and head, `scalar_*` AdamW on gates, gains and
+    scales. `projections` says which of the two trains the projections of side tables: Muon as a matrix, or AdamW as a
+    scalar. All rates are multiplied by `lr_curve`; decays and momentum are curves of their own (config/curve.py).
+    `grad_clip` bounds the norm of the whole gradient, after the ranks' shares are added.
     """
 
     matrix_lr: float = 0.02
     embed_lr: float = 0.03
     scalar_lr: float = 0.02
-    matrix_weight_decay: float = 0.0
-    embed_weight_decay: float = 0.0
-    scalar_weight_decay: float = 0.0
-    momentum: float = 0.95
-    momentum_start: float = 0.85
-    momentum_warmup_frac: float = 0.1
-    newton_schulz_steps: int = 5
+    lr_curve: Curve = ((0.3, 1.0), (1.0, 0.0))
+    matrix_weight_decay: Curve = 0.0
+    embed_weight_decay: Curve = 0.0
+    scalar_weight_decay: Curve = 0.0
+    momentum: Curve = ((0.0, 0.85), (0.1, 0.95))
+    muon: MuonConfig = MuonConfig()
+    projections: Literal["muon", "adamw"] = "muon"
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     adam_eps: float = 1e-8
     grad_clip: float | None = None
-    warmdown_frac: float = 0.7
-    warmdown_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("momentum_warmup_frac", "warmdown_frac", "warmdown_floor", "momentum", "momentum_start"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("matrix_lr", "embed_lr", "scalar_lr", "newton_schulz_steps"):
+        for name in ("lr_curve", "momentum"):
+            check_curve(name, getattr(self, name), 0.0, 1.0)
+        for name in ("matrix_weight_decay", "embed_weight_decay", "scalar_weight_decay"):
+            check_curve(name, getattr(self, name), 0.0, math.inf)
+        if not any(values_of(self.lr_curve)):
+            raise ValueError("lr_curve is 0 throughout: nothing would be trained")
+        for name in ("matrix_lr", "embed_lr", "scalar_lr", "adam_eps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):

@@ -1,15 +1,22 @@
 """Who optimizes what: roles to optimizers, every parameter claimed exactly once."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from nutshell.config.curve import value_at
+from nutshell.errors import RecipeError, RunError
 from nutshell.nn.params import ParamRow, ParamTable, Role
+from nutshell.optim.adamw import AdamW, Group
+from nutshell.optim.clipping import clip, global_norm
 from nutshell.optim.config import OptimConfig
-from nutshell.optim.curves import ramp, warmdown
 from nutshell.optim.muon import Muon
+from nutshell.optim.sharded import smallest
 from nutshell.ranks import ALONE, Ranks
 
 MATRIX_ROLES: tuple[Role, ...] = ("matrix",)
+PROJECTION_ROLES: tuple[Role, ...] = ("projection",)
 EMBED_ROLES: tuple[Role, ...] = ("embedding", "head")
 SCALAR_ROLES: tuple[Role, ...] = ("gate", "gain", "scale")
 
@@ -21,74 +28,96 @@ class Optimizers:
         table: the model's parameters.
         config: rates and constants.
         dtype: precision of Muon's products.
+        ranks: the processes that train the model, each with a share of the gradient.
+
+    Raises:
+        RecipeError: `projections` names an optimizer, and the model has none of them.
     """
 
-    def __init__(
-        self, table: ParamTable, config: OptimConfig, *, dtype: torch.dtype, ranks: Ranks = ALONE
-    ) -> None:
-        matrices, embeddings, scalars = (table.with_role(*roles) for roles in (MATRIX_ROLES, EMBED_ROLES, SCALAR_ROLES))
-        _assert_exact_cover(table, [*matrices, *embeddings, *scalars])
-        self.config = config
-        self.parameters = [row.value for row in table]
-        self._muon = Muon(
-            matrices,
-            lr=config.matrix_lr,
-            weight_decay=config.matrix_weight_decay,
-            steps=config.newton_schulz_steps,
-            dtype=dtype,
-        )
-        self._names = {row.value: row.name for row in (*embeddings, *scalars)}
-        self._adamw = torch.optim.AdamW(
+    def __init__(self, table: ParamTable, config: OptimConfig, *, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
+        matrices, embeddings, scalars = _claims(table, config)
+        self.config, self.ranks = config, ranks
+        self.names = {row.value: row.name for row in table}
+        self._muon = Muon(matrices, config.muon, lr=config.matrix_lr, dtype=dtype, ranks=ranks)
+        self._adamw = AdamW(
             [
-                _group(embeddings, config.embed_lr, config.embed_weight_decay),
-                _group(scalars, config.scalar_lr, config.scalar_weight_decay),
+                Group(embeddings, config.embed_lr, config.embed_weight_decay),
+                Group(scalars, config.scalar_lr, config.scalar_weight_decay),
             ],
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_eps,
-            fused=True,
+            ranks=ranks,
         )
 
     def step(self, progress: float) -> dict[str, float]:
-        """Clip, update every parameter, clear the gradients; return the rates used and the gradient's norm."""
+        """Add the ranks' gradients, clip, update every parameter, clear the gradients.
+
+        Each rank's gradients are its share: their sum is that of the whole batch. All sums are started before the first
+        is awaited; the last updates of Muon travel while AdamW computes.
+
+        Returns:
+            The learning rate's multiplier, the momentum, and the gradient's norm before clipping.
+
+        Raises:
+            RunError: the gradient is not finite, on any rank; no weight is changed.
+        """
         config = self.config
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.grad_clip or float("inf"))
-        lr_scale = warmdown(progress, frac=config.warmdown_frac, floor=config.warmdown_floor)
-        momentum = ramp(progress, start=config.momentum_start, stop=config.momentum, frac=config.momentum_warmup_frac)
-        self._muon.step(lr_scale=lr_scale, momentum=momentum)
-        for group in self._adamw.param_groups:
-            group["lr"] = group["base_lr"] * lr_scale
-        self._adamw.step()
+        lr_scale, momentum = value_at(config.lr_curve, progress), value_at(config.momentum, progress)
+        summed, flat = self._muon.sum_gradients(), self._adamw.sum_gradients()
+        own, common = [part.grads.wait() for part in summed], flat.wait()
+        norm = global_norm(own, common, self.ranks)
+        if not math.isfinite(norm):
+            raise RunError(f"{self._culprit()} (norm {norm}); lower the learning rates")
+        clip([*own, *common], norm, config.grad_clip)
+        decay = value_at(config.matrix_weight_decay, progress)
+        land = self._muon.step(summed, lr_scale=lr_scale, momentum=momentum, weight_decay=decay)
+        self._adamw.step(progress, lr_scale=lr_scale)
+        land()
         self.clear()
-        return {"lr": lr_scale, "momentum": momentum, "grad_norm": norm.item()}
+        return {"lr": lr_scale, "momentum": momentum, "grad_norm": norm}
 
     def clear(self) -> None:
         """Forget the gradients. None, not zero: what a schedule does not reach is neither moved nor decayed."""
-        for value in self.parameters:
+        for value in self.names:
             value.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """Flatten the optimizer state to named tensors, for a checkpoint."""
-        flat = {f"muon.{name}": buffer for name, buffer in self._muon.state().items()}
-        for value, name in self._names.items():
-            entries = self._adamw.state.get(value, {})
-            flat |= {f"adamw.{name}.{key}": tensor for key, tensor in entries.items()}
-        return flat
+        """Flatten the whole state to named tensors, for a checkpoint, whatever the number of ranks; all must ask."""
+        muon = {f"muon.{name}": tensor for name, tensor in self._muon.state().items()}
+        return muon | {f"adamw.{name}": tensor for name, tensor in self._adamw.state().items()}
 
     def load_state(self, flat: dict[str, Tensor]) -> None:
-        """Take back what `state` gave."""
-        for name, buffer in self._muon.state().items():
-            buffer.copy_(flat[f"muon.{name}"])
-        for value, name in self._names.items():
-            prefix = f"adamw.{name}."
-            entries = {
-                key.removeprefix(prefix): tensor.clone() for key, tensor in flat.items() if key.startswith(prefix)
-            }
-            if entries:
-                self._adamw.state[value] = entries
+        """Take back what `state` gave, on however many ranks."""
+        self._muon.load_state(_under("muon.", flat))
+        self._adamw.load_state(_under("adamw.", flat))
+
+    def _culprit(self) -> str:
+        """Name the first parameter whose gradient is not finite on some rank."""
+        names = list(self.names.values())
+        broken = (
+            number
+            for number, value in enumerate(self.names)
+            if value.grad is not None and not value.grad.isfinite().all()
+        )
+        first = smallest(next(broken, len(names)), self.ranks)
+        return f"the gradient of {names[first]} is not finite" if first < len(names) else "the gradient overflows"
 
 
-def _group(rows: list[ParamRow], lr: float, weight_decay: float) -> dict:
-    return {"params": [row.value for row in rows], "lr": lr, "base_lr": lr, "weight_decay": weight_decay}
+def _claims(table: ParamTable, config: OptimConfig) -> tuple[list[ParamRow], list[ParamRow], list[ParamRow]]:
+    """Give Muon's matrices, AdamW's embeddings and AdamW's scalars."""
+    projections = table.with_role(*PROJECTION_ROLES)
+    by_adamw = config.projections == "adamw"
+    if by_adamw and not projections:
+        raise RecipeError("optim.projections = 'adamw' has no effect: the model has no side table with a projection")
+    matrices = table.with_role(*MATRIX_ROLES) + ([] if by_adamw else projections)
+    embeddings = table.with_role(*EMBED_ROLES)
+    scalars = table.with_role(*SCALAR_ROLES) + (projections if by_adamw else [])
+    _assert_exact_cover(table, [*matrices, *embeddings, *scalars])
+    return matrices, embeddings, scalars
+
+
+def _under(prefix: str, flat: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in flat.items() if name.startswith(prefix)}
 
 
 def _assert_exact_cover(table: ParamTable, claimed: list[ParamRow]) -> None:

@@ -9,7 +9,7 @@ from nutshell.config.struct import Kind
 MIN_BITS, MAX_BITS = 2, 8
 
 # What is two-dimensional and worth quantizing; gains, gates and scales stay in fp16.
-QuantRole = Literal["matrix", "embedding"]
+QuantRole = Literal["matrix", "projection", "embedding"]
 
 Bits = Annotated[int, Meta(ge=MIN_BITS, le=MAX_BITS)]
 

@@ -123,8 +123,8 @@ def test_curves_of_the_study(run):
     # 500 steps of rising momentum and 1,200 of falling rates, whatever a run's steps were.
     steps, _ = STUDY[run]
     optim = resolve(f"study855-{run}").recipe.optim
-    assert optim.momentum_warmup_frac == round(500 / steps, 3)
-    assert optim.warmdown_frac == round(1_200 / steps, 3)
+    assert optim.momentum == ((0.0, 0.85), (round(500 / steps, 3), 0.95))
+    assert optim.lr_curve == ((round(1 - 1_200 / steps, 3), 1.0), (1.0, 0.0))
 
 
 # sp8192-loop36.md 1.3: virtual layers, skips ("rows"), blocks of the encoder and of the decoder.

@@ -65,7 +65,7 @@ class BigramHash(nn.Module):
         self.table = parameter(
             torch.empty(config.buckets, config.dim), "embedding", "zero" if silent else Normal(config.std)
         )
-        self.project = Projection(config.dim, dims.model_dim, draw="matrix" if silent else "zero")
+        self.project = Projection(config.dim, dims.model_dim, role="projection", draw="matrix" if silent else "zero")
         self.scale = filled((1,), config.scale, "gain")
 
     def rows(self, tokens: Int[Tensor, "B T"], previous: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:

@@ -59,7 +59,7 @@ class ValueTable(nn.Module):
         super().__init__()
         self.head_dim = dims.head_dim
         self.table = parameter(torch.empty(dims.vocab_size, config.dim), "embedding", Normal(config.std))
-        self.project = Projection(config.dim, dims.num_kv_heads * dims.head_dim)
+        self.project = Projection(config.dim, dims.num_kv_heads * dims.head_dim, role="projection")
         self.scale = filled((1,), config.scale, "gain")
 
     def forward(self, tokens: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B T K E"]:
