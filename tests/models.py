@@ -36,6 +36,10 @@ TECHNIQUES = {
     "attention_gate": {"heads": [{"kind": "attention_gate", "inputs": 5}]},
     "attention_gate with bias": {"heads": [{"kind": "attention_gate", "ceiling": 1.0, "bias": 4.0}]},
     "softcap": {"logits": [{"kind": "softcap", "cap": 3.0}]},
+    "asym_softcap": {"logits": [{"kind": "asym_softcap", "above": 3.0, "below": 2.0}]},
+    "asym_softcap with fixed caps": {
+        "logits": [{"kind": "asym_softcap", "above": 3.0, "below": 2.0, "learned": False}]
+    },
     "branch_scale": {"modulate": [{"kind": "branch_scale"}]},
     "branch_scale by visit": {"modulate": [{"kind": "branch_scale", "attention": "visit", "mlp": "visit"}]},
     "film": {"modulate": [{"kind": "film"}]},

@@ -143,6 +143,29 @@ def test_softcap_is_its_formula():
     assert_agrees(Capped, logits=[{"kind": "softcap", "cap": 3.0}])
 
 
+@pytest.mark.parametrize("learned", [True, False])
+def test_an_asymmetric_softcap_is_its_formula(learned):
+    class Capped(Reference):
+        def logits(self):
+            z = super().logits()
+            caps = {"above": 3.0, "below": 0.5}
+            if learned:
+                caps = {side: float(self.weights[f"logits.0.{side}"]) for side in caps}
+            for t, token in itertools.product(range(z.shape[0]), range(z.shape[1])):
+                cap = caps["above" if z[t, token] > 0 else "below"]
+                z[t, token] = cap * math.tanh(float(z[t, token]) / cap)
+            return z
+
+    assert_agrees(Capped, logits=[{"kind": "asym_softcap", "above": 3.0, "below": 0.5, "learned": learned}])
+
+
+def test_an_asymmetric_softcap_with_equal_caps_is_a_softcap_bit_for_bit():
+    config = model_config(logits=[{"kind": "asym_softcap"}, {"kind": "softcap"}])
+    asymmetric, symmetric = (kind.build(config.dims) for kind in config.logits)
+    z = 40 * torch.randn(2, 3, 61, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(asymmetric(z, None), symmetric(z, None))
+
+
 # inputs
 
 
@@ -643,6 +666,8 @@ def test_an_attention_gate_starts_as_published(form, opening):
         ({"inputs": [{"kind": "bigram_hash", "buckets": 9, "scale": 0.0}]}, "a scale 0.0 that is not 0"),
         ({"inputs": [{"kind": "bigram_hash", "buckets": 9, "zero": "projection", "std": 0.0}]}, "std 0.0 > 0"),
         ({"inputs": [{"kind": "bigram_hash", "buckets": 9, "std": 0.1}]}, "std 0.1 has no effect: the table starts at"),
+        ({"logits": [{"kind": "asym_softcap", "learned": False}]}, "equal caps 30.0 that are not learned is softcap"),
+        ({"logits": [{"kind": "asym_softcap", "below": 0.0}]}, "above 30.0 and below 0.0 must be positive"),
         ({"inputs": [{"kind": "smear_gate", "width": 5}]}, "width 5 has no effect: form is 'channel'"),
         ({"inputs": [{"kind": "smear_gate", "form": "token", "width": 0}]}, "width must be at least 1, got 0"),
         (

@@ -1,5 +1,6 @@
 """The kind tables: which techniques a recipe may list at each seam. One line adds one."""
 
+from nutshell.model.techniques.asym_softcap import AsymSoftcapConfig
 from nutshell.model.techniques.attention_gate import AttentionGateConfig
 from nutshell.model.techniques.bigram_hash import BigramHashConfig
 from nutshell.model.techniques.branch_scale import BranchScaleConfig
@@ -20,4 +21,4 @@ ModulateConfig = BranchScaleConfig | FilmConfig | LayerScaleConfig | NormGainCon
 ValueConfig = ValueEmbeddingConfig | ValueResidualConfig
 HeadConfig = AttentionGateConfig | XSAConfig
 MLPConfig = SquaredReluConfig | SquaredLeakyReluConfig | SwiGLUConfig
-LogitConfig = SoftcapConfig
+LogitConfig = AsymSoftcapConfig | SoftcapConfig
