@@ -16,26 +16,30 @@ View = Callable[[Float[Tensor, "R C"]], Float[Tensor, "R C"]]
 
 
 class ModeKind(Kind, frozen=True, kw_only=True):
-    """Which roles, by default all that the exporter quantizes, at which rate.
-
-    `rate_bits` are the coded bits a weight to train for. They are needed where a rule of `pack.rules` leaves its
-    precision to the budget, for that is met only after the training; `pack.json` of a run says what it came to.
-    """
+    """Which roles; by default all that the exporter quantizes."""
 
     roles: tuple[QuantRole, ...] | None = None
-    rate_bits: RateBits | None = None
 
     def grids(self, rules: Sequence[RtnConfig]) -> dict[QuantRole, RowGrid]:
         """Give the exporter's grid of each role.
 
         Raises:
-            ValueError: a setting is missing or without effect under these rules.
+            ValueError: a setting is missing, without effect, or does not go with these rules.
         """
-        return grids_by_role(rules, roles=self.roles, rate_bits=self.rate_bits, who="train.qat")
+        return grids_by_role(rules, roles=self.roles, rate_bits=None, who="train.qat")
 
 
 class ViewKind(ModeKind, frozen=True, kw_only=True):
-    """Base of the modes that change what a forward sees, and no weight."""
+    """Base of the modes that change what a forward sees, and no weight.
+
+    `rate_bits` are the coded bits a weight to train for. They are needed where a rule of `pack.rules` leaves its
+    precision to the budget, for that is met only after the training; `pack.json` of a run says what it came to.
+    """
+
+    rate_bits: RateBits | None = None
+
+    def grids(self, rules: Sequence[RtnConfig]) -> dict[QuantRole, RowGrid]:
+        return grids_by_role(rules, roles=self.roles, rate_bits=self.rate_bits, who="train.qat")
 
     @abstractmethod
     def view(self, grid: RowGrid) -> View:

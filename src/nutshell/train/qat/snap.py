@@ -6,8 +6,9 @@ Source:    the QAT of openai/parameter-golf 167's MLX script (shared/spec/layer-
 Shapes:    w [R C].
 Cost:      some passes over the weights every `every` steps; no forward is changed.
 Interacts: what `every` updates together move by less than half a step is undone, so late in a run, when rates are low,
-           weights stand still. With absmax grids Q(Q(w)) = Q(w); by deviation (`clip_sigmas`, or a rate) rounding
-           changes the row's deviation a little, and with it the grid that the exporter takes.
+           weights stand still. The end of the grid must be the row's largest magnitude, which rounding leaves where it
+           is: Q(Q(w)) = Q(w), and the artifact holds the very weights. A step by deviation would grow with every snap,
+           for rounding widens a row, by a factor of 1 + (step / deviation)^2 / 24.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 import torch
 
 from nutshell.nn.params import ParamTable
-from nutshell.quant.config import RtnConfig
+from nutshell.quant.config import QuantRole, RtnConfig
+from nutshell.quant.grids import RowGrid
 from nutshell.quant.rtn import round_trip
 from nutshell.train.qat.mode import ModeKind
 
@@ -29,6 +31,16 @@ class SnapConfig(ModeKind, frozen=True, tag="snap"):
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}")
 
+    def grids(self, rules: Sequence[RtnConfig]) -> dict[QuantRole, RowGrid]:
+        by_deviation = [rule for rule in rules if rule.bits is None or rule.clip_sigmas is not None]
+        claimed = {role for rule in by_deviation for role in rule.roles} & set(self.roles or ("matrix", "embedding"))
+        if claimed:
+            raise ValueError(
+                f"train.qat 'snap' cannot hold '{min(claimed)}' on its grid: the rule of pack.rules goes by deviation, "
+                "which every snap would widen; give it bits without clip_sigmas, or train with 'ste'"
+            )
+        return super().grids(rules)
+
     def is_due(self, step: int) -> bool:
         """Say whether weights are put on the grid after the step of that number, counted from 0."""
         return (step + 1) % self.every == 0
@@ -36,7 +48,7 @@ class SnapConfig(ModeKind, frozen=True, tag="snap"):
 
 @torch.no_grad()
 def snap_(table: ParamTable, qat: SnapConfig, rules: Sequence[RtnConfig]) -> None:
-    """Put the weights of the mode's roles on their grids."""
+    """Put the weights of the mode's roles on their grids, in place."""
     for role, grid in qat.grids(rules).items():
         for row in table.with_role(role):
             row.value.copy_(round_trip(row.value, grid))

@@ -1,0 +1,125 @@
+"""What every technique owes a model that sees its weights as they will be packed."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from models import CASES, build_model, model_config, tokens
+from nutshell.model.lm import LM
+from nutshell.nn.params import ParamTable
+from nutshell.quant.config import RtnConfig
+from nutshell.train.qat import NoiseConfig, SteConfig, quantized_twin
+
+cases = pytest.mark.parametrize("case", CASES)
+modes = pytest.mark.parametrize("qat", [SteConfig(rate_bits=4.0), NoiseConfig(rate_bits=4.0)], ids=["ste", "noise"])
+# Where quantized weights live; what else a technique does to a graph, tests/contracts/test_techniques.py compiles.
+HOLDERS = ("untied head", "bigram_hash", "value_embedding", "low_rank", "kronecker", "swiglu", "all together")
+CLIP, BITS, RATE = 12.85, 6, 4.0
+RULES = (
+    RtnConfig(roles=("matrix",), bits=BITS, clip_sigmas=CLIP),
+    RtnConfig(roles=("embedding",), extra_bits=0.5),
+)
+
+
+def rounded_row(row, role):
+    """One row on the exporter's grid, by the words of docs/qat.md, in float64."""
+    deviation = np.sqrt(np.mean(row**2))
+    if role == "matrix":
+        scale, top = CLIP * deviation / 31, 31
+    else:
+        scale, top = max(deviation * np.sqrt(2 * np.pi * np.e) / 2 ** (RATE + 0.5), np.abs(row).max() / 127), 127
+    scale = np.float64(np.float16(np.float32(scale)))  # torch goes from double to half by way of single
+    return np.clip(np.rint(row / scale), -top, top) * scale
+
+
+def rounded_model(config):
+    """The small model with its matrices and tables rounded."""
+    rounded, _ = build_model(config)
+    with torch.no_grad():
+        for row in ParamTable.of(rounded):
+            if row.role in ("matrix", "embedding"):
+                values = [rounded_row(weights, row.role) for weights in row.value.double().numpy()]
+                row.value.copy_(torch.from_numpy(np.stack(values)).float())
+    return rounded
+
+
+def loss_of(model, schedule):
+    text = tokens(2, 12)
+    return F.cross_entropy(model(text[:, :-1], schedule).flatten(0, 1), text[:, 1:].flatten())
+
+
+def gradients(model):
+    return {row.name: row.value.grad for row in ParamTable.of(model)}
+
+
+@cases
+def test_straight_through_has_the_loss_and_the_gradients_of_the_rounded_weights(case):
+    model, schedule = build_model(model_config(**CASES[case]))
+    rounded = rounded_model(model.config)
+    twin = quantized_twin(model, [schedule], SteConfig(rate_bits=RATE), RULES)
+    for each in (rounded, twin):
+        loss_of(each, schedule).backward()
+    seen, expected = gradients(model), gradients(rounded)
+    assert seen.keys() == expected.keys()
+    for name in seen:
+        assert (seen[name] is None) == (expected[name] is None), name
+        assert seen[name] is None or torch.equal(seen[name], expected[name]), name
+    assert torch.equal(loss_of(twin, schedule), loss_of(rounded, schedule))
+    assert loss_of(twin, schedule) != loss_of(model, schedule)
+
+
+@cases
+@modes
+def test_the_twin_has_the_very_parameters(case, qat):
+    model, schedule = build_model(model_config(**CASES[case]))
+    twin = quantized_twin(model, [schedule], qat, RULES)
+    twin(tokens(2, 5), schedule)
+    own, shared = ParamTable.of(model), ParamTable.of(twin)
+    assert [(row.name, row.role, id(row.value)) for row in own] == [
+        (row.name, row.role, id(row.value)) for row in shared
+    ]
+    assert twin.state_dict().keys() == model.state_dict().keys()
+    assert not [row.name for row in shared if row.value.is_meta]
+
+
+@pytest.mark.parametrize("case", HOLDERS)
+@modes
+def test_one_graph_a_schedule_without_breaks_and_equal_to_eager(case, qat):
+    config = model_config(**CASES[case])
+    looped, flat = config.depth.parse(), config.depth.variant(f"0-{config.dims.num_blocks - 1}")
+    model = LM(config, [looped, flat])
+    model.init_weights(0)
+    twin = quantized_twin(model, [looped, flat], qat, RULES)
+    graphs = []
+
+    def count(graph, _inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(twin, backend=count, fullgraph=True, dynamic=False)
+    text = tokens(2, 8)
+    for seed, schedule in enumerate((looped, flat, looped, flat)):
+        drawn = []
+        for run in (compiled, twin):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                drawn.append(run(text, schedule))
+        torch.testing.assert_close(*drawn)
+    assert len(graphs) == len({looped, flat})
+
+
+@cases
+@modes
+def test_bf16_stays_near_fp32(case, qat):
+    model, schedule = build_model(model_config(**CASES[case]))
+    twin = quantized_twin(model, [schedule], qat, RULES)
+    text, logits = tokens(2, 12), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            logits[dtype] = twin(text, schedule, dtype=dtype)
+    wide, narrow = logits.values()
+    assert narrow.dtype == torch.float32
+    assert (narrow - wide).abs().mean() < 0.03 * wide.abs().mean()
