@@ -45,6 +45,10 @@ class Recipe(Config, frozen=True):
                 "add it to its schedules, or end it before 1"
             )
         self._check_phases_differ()
+        if self.train.qat:
+            self.train.qat.grids(self.pack.rules)
+        for penalty in self.train.penalties:
+            penalty.check(self.pack.rules)
         if self.score.stride > self.train.seq_len:
             raise ValueError(f"score.stride {self.score.stride} is longer than train.seq_len {self.train.seq_len}")
 
@@ -71,11 +75,12 @@ class Recipe(Config, frozen=True):
                 schedules=tuple(self.model.depth.variant(text) for text in phase.texts) or (self.final_schedule,),
                 batch_size=phase.batch_size or train.batch_size,
                 seq_len=phase.seq_len or train.seq_len,
+                quantized=train.qat is not None and phase.qat is None,
             )
             for phase in train.phases
         )
         lasts_to_the_end = bool(listed) and listed[-1].until == 1.0
-        last = Phase(1.0, (self.final_schedule,), train.batch_size, train.seq_len)
+        last = Phase(1.0, (self.final_schedule,), train.batch_size, train.seq_len, quantized=train.qat is not None)
         return listed if lasts_to_the_end else (*listed, last)
 
     @property

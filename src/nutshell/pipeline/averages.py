@@ -55,8 +55,10 @@ def weight_files(run_dir: Path, recipe: Recipe) -> dict[AverageName, Path]:
     """Name the files of a run's weights, the packed ones first."""
     packed = recipe.train.packed_name
     names: list[AverageName] = ["last", *map(name_of, recipe.train.averages)]
-    others = {name: run_dir / store.other_weights(name) for name in names if name != packed}
-    return {packed: run_dir / store.WEIGHTS, **others}
+    found: dict[AverageName, Path] = {packed: run_dir / store.WEIGHTS}
+    for name in names:
+        found.setdefault(name, run_dir / store.other_weights(name))
+    return found
 
 
 def is_scored(run_dir: Path, recipe: Recipe) -> bool:

@@ -5,6 +5,7 @@ directory (`stored.py`), and the page says which ones, with their hashes; all th
 numbers agree with each other (`checks.py`). The same files give the same bytes.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,14 @@ def render(run: StoredRun) -> str:
 
 
 def _list_pairs(settings: Mapping[str, Any]) -> str:
-    words = {key: " + ".join(value) if isinstance(value, list) else value for key, value in settings.items()}
-    return ", ".join(f"{key} = {value}" for key, value in words.items())
+    return ", ".join(f"{key} = {_words(value)}" for key, value in settings.items())
+
+
+def _words(value: Any) -> str:
+    """Write a setting as a reader would say it: names with plus signs, nested tables as JSON."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return " + ".join(value)
+    return json.dumps(value) if isinstance(value, list | Mapping) else str(value)
 
 
 def _loss(run: StoredRun, *, width: int, height: int) -> Markup | None:

@@ -25,6 +25,8 @@ from nutshell.train.probing import Probing
 from nutshell.train.state import TrainState
 
 OnRow = Callable[[dict[str, Any]], object]
+# The name under which a record has quantization-aware training.
+QAT = "qat"
 # Averages are judged against the length of the run once this much of it tells how many steps there will be.
 _JUDGED_AT = 0.05
 
@@ -72,14 +74,18 @@ def train(
             schedule = draw(phase, seed=plan.identity.seed, step=spent.steps)
             nats = gradients.make(phase, schedule, spent)
             _check_loss(nats, plan, spent, saved_at)
-            rates = state.optimizers.step(now)
+            rates = _step(plan, state, now, saved_at)
+            if phase.quantized and state.after_step:
+                state.after_step(spent.steps)
             spent.steps += 1
             spent.tokens += phase.batch_tokens
             averaged = state.average(now)
             seconds = ranks.agree(clock.seconds())
             step_seconds, spent.seconds = seconds - spent.seconds, seconds
             row = _row(spent, now, nats, rates, step_seconds, phase, number, schedule)
-            for warning in _note(state, row, [phase.name, *averaged], before=now, config=config):
+            for warning in _note(
+                state, row, [phase.name, *averaged, *([QAT] if phase.quantized else [])], before=now, config=config
+            ):
                 on_warning(warning)
             on_row(row)
             if probing and probing.is_due(spent):
@@ -99,10 +105,21 @@ def train(
 
 def _check_loss(nats: float, plan: Plan, spent: Spent, saved_at: float) -> None:
     """Stop a run that has gone wrong before its weights do."""
-    if math.isfinite(nats):
-        return
+    if not math.isfinite(nats):
+        raise RunError(_went_wrong(f"the loss is {nats}; lower the learning rates", plan, spent, saved_at))
+
+
+def _step(plan: Plan, state: TrainState, now: float, saved_at: float) -> dict[str, float]:
+    """Let the optimizers update the weights; a gradient that is not finite is told with its step."""
+    try:
+        return state.optimizers.step(now)
+    except RunError as error:
+        raise RunError(_went_wrong(str(error), plan, state.spent, saved_at)) from error
+
+
+def _went_wrong(what: str, plan: Plan, spent: Spent, saved_at: float) -> str:
     kept = f"{plan.checkpoint_path} has the run at {saved_at:.1f} s" if saved_at else "nothing was saved before it"
-    raise RunError(f"step {spent.steps + 1}: the loss is {nats}; lower the learning rates ({kept})")
+    return f"step {spent.steps + 1}: {what} ({kept})"
 
 
 def _save(plan: Plan, state: TrainState, ranks: Ranks) -> None:

@@ -1,6 +1,6 @@
 """What changes during a run: weights, optimizers, averages, what was spent and noted; to and from a checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class TrainState:
         dtype: precision in which a step is computed.
         conditions: what else decides how it is rounded, by name; checkpoints carry it.
         ranks: the processes that train it.
+        after_step: told the number of each step, counted from 0, whose phase sees weights quantized.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class TrainState:
         dtype: torch.dtype,
         conditions: Mapping[str, str] | None = None,
         ranks: Ranks = ALONE,
+        after_step: Callable[[int], None] | None = None,
     ) -> None:
         self.model = model
         self.table = ParamTable.of(model)
@@ -46,6 +48,7 @@ class TrainState:
         self.averages: dict[AverageName, Average] = {
             name_of(config): config.build(self.table) for config in train.averages
         }
+        self.after_step = after_step
         self.spent = Spent()
         self.record = Record()
         self.conditions = Conditions(dict(conditions or {}))

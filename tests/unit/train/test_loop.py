@@ -114,6 +114,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_names_what_is
         run.train(poison)
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_with_step_parameter_and_checkpoint(tmp_path):
+    run = two_phases(tmp_path, checkpoint_seconds=1e-9)
+    weights = run.state.weights["embedding"]
+
+    def poison(row):
+        if row["step"] == 4:
+            run.kept = weights.detach().clone()
+            weights.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([3]), math.inf))
+
+    with pytest.raises(RunError, match=r"step 5: the gradient of embedding is not finite .* has the run at \d"):
+        run.train(poison)
+    assert torch.equal(weights, run.kept)  # nothing was stepped
+    assert Checkpoint.read(run.plan.checkpoint_path, IDENTITY).spent.steps == 4
+
+
 def test_preparing_changes_no_bit_of_the_state_and_no_random_number(tmp_path):
     run = two_phases(tmp_path)
     before, random = run.tensors(), torch.get_rng_state()

@@ -1,0 +1,99 @@
+"""Training that sees its weights as they will be packed, through the command: what it is for, and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nutshell.files import read_json
+
+RECIPE = """
+about = "a test"
+[model]
+vocab_size = 300
+model_dim = 32
+attention = { num_heads = 2, num_kv_heads = 1 }
+inputs = [{ kind = "embed_norm" }]
+mlp = { kind = "relu2", mlp_dim = 64 }
+depth = { schedule = "0 (1)x2 2" }
+[train]
+batch_size = 8
+seq_len = 32
+compile = "never"
+averages = [{ kind = "ema", decay = 0.5 }]
+packed = "last"
+budget = { steps = 80 }
+[pack]
+budget_bytes = 60_000
+rules = [{ kind = "rtn", roles = ["matrix", "embedding"], bits = 2 }]
+[score]
+stride = 16
+"""
+LATE = "train.phases=[{until=0.5,qat=false}]"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("quantized")
+    (made / "small.toml").write_text(RECIPE)
+    lines = [json.dumps({"text": f"number {n} and then {n * n} with {n % 7} more words to count"}) for n in range(400)]
+    (made / "text.jsonl").write_text("\n".join(lines))
+    nutshell(made, "data", "build", "text.jsonl", "--vocab", "300", "--out", "data")
+    return made
+
+
+def nutshell(folder, *arguments, status=0):
+    command = [sys.executable, "-m", "nutshell", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def run(folder, name, *settings):
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    nutshell(folder, "run", "small.toml", "--data", "data", "--out", name, *overrides)
+    return folder / name
+
+
+def cost_of_packing(run_dir):
+    """By how many bits a byte the artifact is worse than its weights were."""
+    unpacked = read_json(run_dir / "averages.json")["weights"]["last"]["disjoint_bpb"]
+    return read_json(run_dir / "score.json")["disjoint_bpb"] - unpacked
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    return run(folder, "plain")
+
+
+@pytest.mark.parametrize("mode", ["ste", "noise", "snap"])
+def test_weights_that_saw_their_grid_lose_less_on_it(folder, plain, mode):
+    trained = run(folder, mode, f'train.qat={{kind="{mode}"}}', LATE)
+    assert cost_of_packing(trained) < 0.7 * cost_of_packing(plain)
+    assert read_json(trained / "score.json")["bpb"] < read_json(plain / "score.json")["bpb"]
+    receipt = read_json(trained / "run.json")
+    assert (receipt["features"]["qat"]["first_step"], receipt["features"]["qat"]["last_step"]) == (41, 80)
+    assert receipt["recompiled"] == 0
+
+
+def test_a_rate_term_makes_the_artifact_smaller(folder, plain):
+    trained = run(folder, "rate", 'train.penalties=[{kind="rate",weight=0.3}]')
+    sizes = [read_json(run_dir / "pack.json")["artifact_bytes"] for run_dir in (trained, plain)]
+    assert sizes[0] < 0.9 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (LATE, "qat = false of a phase has no effect: train.qat is not set"),
+        ('train.qat={kind="ste",rate_bits=3.0}', "train.qat.rate_bits has no effect"),
+        ('train.qat={kind="ste",roles=[]}', "train.qat has no effect: no role is listed"),
+        ('train.penalties=[{kind="rate",weight=0.1,rate_bits=3.0}]', "rate_bits has no effect"),
+        ('train.penalties=[{kind="nuclear",weight=0.0}]', "weight must be positive"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(folder, setting, message):
+    said = nutshell(folder, "describe", "small.toml", "--set", setting, status=1).stderr
+    assert message in said
+    assert len(said.splitlines()) == 1
