@@ -3,7 +3,7 @@
 All ranks must start the same exchanges in the same order.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,8 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-class Pending(NamedTuple):
+@dataclass(slots=True)
+class Pending:
     """A tensor that is on its way; `sent` must live until it has arrived."""
 
     result: Tensor
@@ -25,9 +26,13 @@ class Pending(NamedTuple):
     sent: Tensor | None = None
 
     def wait(self) -> Tensor:
-        """Give the tensor once it is here; on a GPU only its stream waits."""
+        """Give the tensor once it is here; on a GPU only its stream waits.
+
+        The exchange is awaited once: gloo copies its result at every wait, over what has become of it since.
+        """
         if self.work is not None:
             self.work.wait()
+            self.work = self.sent = None
         return self.result
 
 
