@@ -38,7 +38,7 @@ class Recipe(Config, frozen=True):
                     f"train.phases: '{schedule.text}' runs {schedule.num_blocks} blocks, the model has {num_blocks}"
                 )
             self.model.check_schedule(schedule, self.final_schedule)
-        check_effects(self.model, self.schedules)
+        check_effects(self.model, self.schedules, max(phase.seq_len for phase in self.phases))
         if self.final_schedule.visits not in {schedule.visits for schedule in self.phases[-1].schedules}:
             raise ValueError(
                 f"train.phases: the last phase lasts to the end without '{self.final_schedule.text}', which is packed; "

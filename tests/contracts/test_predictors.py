@@ -4,12 +4,13 @@ Add a model as a line in `MODELS`: a factory of something that is Predictor and 
 nats that its arithmetic needs between batch shapes.
 """
 
+import typing
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from models import ALL_TOGETHER, VOCAB, build_model, model_config
+from models import ALL_TOGETHER, ATTENTION, VOCAB, build_model, model_config
 from nutshell.artifact.load import Loaded
 from nutshell.artifact.predictor import ModelPredictor, ModelStepper
 from score_twins import Order2, Uniform, Unigram
@@ -18,10 +19,18 @@ from score_twins import Order2, Uniform, Unigram
 class Shipped(ModelPredictor, ModelStepper):
     """The model that artifacts hold, with every technique."""
 
+    changes: typing.ClassVar = ALL_TOGETHER
+
     def __init__(self):
-        model, schedule = build_model(model_config(**ALL_TOGETHER))
+        model, schedule = build_model(model_config(**self.changes))
         tokenizer = SimpleNamespace(vocab_size=VOCAB)
         ModelStepper.__init__(self, Loaded(model.eval(), schedule, tokenizer, context=16, stride=8, recipe=""))
+
+
+class ShippedWithScaledPositions(Shipped):
+    """One whose positions depend on the window: on the one that it is scored with, not on how much of it is filled."""
+
+    changes: typing.ClassVar = {"attention": {**ATTENTION, "rotary": {"scaled_beyond": 4}}}
 
 
 MODELS = {
@@ -29,6 +38,7 @@ MODELS = {
     "unigram": (Unigram, 1e-6),
     "order2": (Order2, 1e-6),
     "shipped": (Shipped, 2e-5),
+    "shipped, with scaled positions": (ShippedWithScaledPositions, 2e-5),
 }
 
 

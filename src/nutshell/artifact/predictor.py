@@ -34,7 +34,9 @@ class ModelPredictor:
         return self._logits(inputs, last=inputs.shape[1]).log_softmax(dim=-1).numpy()
 
     def _logits(self, inputs: Int64[np.ndarray, "B T"], *, last: int) -> Tensor:
-        stream = self._model.stream(torch.from_numpy(inputs), dtype=torch.float32, attend_kind="fused")
+        stream = self._model.stream(
+            torch.from_numpy(inputs), dtype=torch.float32, attend_kind="fused", window=self.context
+        )
         x = self._model.trunk(stream, self._schedule)
         return self._model.read_out(x[:, -last:], stream)
 

@@ -15,16 +15,32 @@ from nutshell.nn.projection import DenseConfig
 
 
 class RotaryConfig(Config, frozen=True):
-    """Base of the geometric frequencies, and how many channels of a head turn (absent: all; 0: none)."""
+    """Base of the geometric frequencies, and how many channels of a head turn (absent: all; 0: none).
+
+    `scaled_beyond` raises the base in windows longer than so many tokens (absent: never), so that the slowest channel
+    turns over a whole window as far as it does over one of that length.
+    """
 
     base: float = 10_000.0
     dims: int | None = None
+    scaled_beyond: int | None = None
 
     def __post_init__(self) -> None:
         if self.base <= 1:
             raise ValueError(f"rotary.base {self.base} must be above 1")
         if self.dims == 0 and self.base != type(self)().base:
             raise ValueError(f"rotary.base {self.base} has no effect: rotary.dims is 0")
+        if self.scaled_beyond is not None and self.scaled_beyond < 1:
+            raise ValueError(f"rotary.scaled_beyond {self.scaled_beyond} must be at least 1")
+
+    def base_in(self, window: int, dims: int) -> float:
+        """Give the base in windows of some length, where `dims` channels turn.
+
+        The slowest of them has the frequency base^(-(dims - 2) / dims): scaled by the inverse of the window's excess.
+        """
+        if self.scaled_beyond is None or window <= self.scaled_beyond:
+            return self.base
+        return self.base * (window / self.scaled_beyond) ** (dims / (dims - 2))
 
 
 class AttentionConfig(Config, frozen=True):

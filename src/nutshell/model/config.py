@@ -98,6 +98,8 @@ class ModelConfig(Config, frozen=True):
             raise ValueError(f"bos_id {self.bos_id} is no token of a vocabulary of {self.vocab_size}")
         if self.rotary_dims % 2 or not 0 <= self.rotary_dims <= self.dims.head_dim:
             raise ValueError(f"rotary.dims {self.rotary_dims} must be even and at most {self.dims.head_dim}")
+        if self.attention.rotary.scaled_beyond is not None and self.rotary_dims < 4:
+            raise ValueError(f"rotary.scaled_beyond needs rotary.dims of at least 4, got {self.rotary_dims}")
         for branch, config in (("attention", self.attention), ("mlp", self.mlp)):
             for name, shape in config.shapes(self.model_dim).items():
                 check_matrix(f"{branch}.{name}", getattr(config, name), *shape)

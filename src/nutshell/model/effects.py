@@ -31,14 +31,15 @@ def active_at(config: ModelConfig, place: Place, visit: VirtualLayer) -> Iterato
             yield Active(seam, kind, built_for)
 
 
-def check_effects(config: ModelConfig, schedules: Sequence[DepthSchedule]) -> None:
-    """Refuse what has no effect under any of the schedules that a recipe runs.
+def check_effects(config: ModelConfig, schedules: Sequence[DepthSchedule], longest_window: int) -> None:
+    """Refuse what has no effect under any of the schedules that a recipe runs, in windows of so many tokens at most.
 
     Weights by visit are not refused where every block runs once: they are then the block's, and a recipe may flatten
     its schedule without changing anything else.
 
     Raises:
-        ValueError: a kind acts at no visit, a rule makes no skip, or visits are untied and no block runs twice.
+        ValueError: a kind acts at no visit, a rule makes no skip, visits are untied and no block runs twice, or no
+            window is as long as positions are scaled for.
     """
     places = config.places(schedules)
     active = {
@@ -56,6 +57,11 @@ def check_effects(config: ModelConfig, schedules: Sequence[DepthSchedule]) -> No
         raise ValueError(f"depth.skips '{depth.skips}' has no effect: it makes no skip in {_texts(schedules)}")
     if depth.untied != "none" and all(place.num_visits == 1 for place in places):
         raise ValueError(f"depth.untied '{depth.untied}' has no effect: no block runs twice in {_texts(schedules)}")
+    beyond = config.attention.rotary.scaled_beyond
+    if beyond is not None and longest_window <= beyond:
+        raise ValueError(
+            f"rotary.scaled_beyond {beyond} has no effect: no window has more than {longest_window} tokens"
+        )
 
 
 def _lists(config: ModelConfig) -> dict[str, Sequence[AtVisit]]:

@@ -78,14 +78,26 @@ class LM(nn.Module):
         return self.read_out(x, stream)
 
     def stream(
-        self, tokens: Int[Tensor, "B T"], *, dtype: torch.dtype, attend_kind: AttendKind, cache: KVCache | None = None
+        self,
+        tokens: Int[Tensor, "B T"],
+        *,
+        dtype: torch.dtype,
+        attend_kind: AttendKind,
+        cache: KVCache | None = None,
+        window: int | None = None,
     ) -> Stream:
-        """Embed the tokens, and collect the other facts of one forward that they alone decide."""
+        """Embed the tokens, and collect the other facts of one forward that they alone decide.
+
+        `window` is how many tokens may come to stand in it, where that scales positions: by default those that a cache
+        has room for, or those given.
+        """
+        if window is None:
+            window = tokens.shape[1] if cache is None else cache.capacity
         rotary = Rotary.at(
             0 if cache is None else cache.length,
             tokens.shape[1],
             dims=self.config.rotary_dims,
-            base=self.config.attention.rotary.base,
+            base=self.config.attention.rotary.base_in(window, self.config.rotary_dims),
             device=tokens.device,
         )
         stream = Stream(

@@ -12,7 +12,7 @@ LOOPED, FLAT = "0 (1-2)x2 3", "0-3"
 
 def check(schedules, **changes):
     config = model_config(**{"depth": {"schedule": schedules[-1]}, **changes})
-    check_effects(config, [config.depth.variant(text) for text in schedules])
+    check_effects(config, [config.depth.variant(text) for text in schedules], longest_window=12)
 
 
 def entry(*kinds):
@@ -24,6 +24,7 @@ WITHOUT_EFFECT = [
     ([LOOPED], entry({"kind": "depth_sinusoid", "blocks": "0"}), "residual.entry: 'depth_sinusoid' has no effect"),
     ([LOOPED], {"modulate": [{"kind": "layer_scale", "blocks": "0"}]}, "modulate: 'layer_scale' has no effect"),
     ([LOOPED], {"modulate": [{"kind": "layer_scale", "by": "index", "blocks": "0"}]}, "'layer_scale' has no effect"),
+    ([FLAT], {"attention": {**ATTENTION, "rotary": {"scaled_beyond": 12}}}, "no window has more than 12 tokens"),
     ([FLAT], {"depth": {"schedule": FLAT, "untied": "mlp"}}, "depth.untied 'mlp' has no effect: no block runs twice"),
     (
         ["0 1"],
@@ -48,6 +49,7 @@ def test_what_changes_nothing_at_any_visit_is_refused(schedules, changes, messag
         ([LOOPED, FLAT], {"depth": {"schedule": FLAT, "untied": "mlp"}}),
         (["0 1 0", "0 1"], {"depth": {"schedule": "0 1", "skips": "mirror", "join": {"kind": "gated_skip"}}}),
         ([LOOPED], entry({"kind": "depth_embedding"}, {"kind": "birkhoff", "blocks": "0"})),
+        ([FLAT], {"attention": {**ATTENTION, "rotary": {"scaled_beyond": 11}}}),
     ],
 )
 def test_an_effect_under_one_of_the_schedules_is_enough(schedules, changes):

@@ -52,12 +52,18 @@ class ViewedLM(LM):
                 self._viewed.append(_Viewed(module, name, row.value, views[row.role]))
 
     def stream(
-        self, tokens: Int[Tensor, "B T"], *, dtype: torch.dtype, attend_kind: AttendKind, cache: KVCache | None = None
+        self,
+        tokens: Int[Tensor, "B T"],
+        *,
+        dtype: torch.dtype,
+        attend_kind: AttendKind,
+        cache: KVCache | None = None,
+        window: int | None = None,
     ) -> Stream:
         """Look at the weights, then begin the forward as every model does."""
         for viewed in self._viewed:
             viewed.look()
-        return super().stream(tokens, dtype=dtype, attend_kind=attend_kind, cache=cache)
+        return super().stream(tokens, dtype=dtype, attend_kind=attend_kind, cache=cache, window=window)
 
 
 class _Viewed(NamedTuple):
