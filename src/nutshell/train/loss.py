@@ -23,7 +23,7 @@ from nutshell.train.config import TrainConfig
 Params = Mapping[str, Tensor]
 
 # Of the fp32 logits of a piece, by device. On a CPU two pieces of this size take the time of one and need half the
-# memory, smaller ones take longer (docs/log.md). On a GPU, where each piece costs some launches, a guess.
+# memory, smaller ones take longer (results/loss_cpu.json). On a GPU, where each piece costs some launches, a guess.
 MAX_LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}
 
 
@@ -66,13 +66,15 @@ class TrainingLoss:
         head = self._model.head_weight
         if not torch.is_grad_enabled():
             return self._read_out(x, head, stream, targets)
-        known = self._known(x.detach(), head.detach(), stream, targets)
+        known = self.with_gradients(x.detach(), head.detach(), stream, targets)
         leaves = (x, head, *self._params.values())
         gradients = (known.of_state, known.of_head, *known.of_params.values())
         return known.loss._replace(objective=_Linked.apply(known.loss.objective, *leaves, *gradients))
 
-    def _known(self, x: Tensor, head: Tensor, stream: Stream, targets: Tensor) -> Known:
-        """Compute the loss and its gradients, a piece of the rows at a time."""
+    def with_gradients(
+        self, x: Float[Tensor, "B T D"], head: Float[Tensor, "V D"], stream: Stream, targets: Int[Tensor, "B T"]
+    ) -> Known:
+        """Compute from the last state the loss and its gradients, a piece of the rows at a time."""
         params = {name: value.detach() for name, value in self._params.items()}
         row_bytes = 4 * x.shape[1] * head.shape[0]
         num = num_pieces(len(x), row_bytes=row_bytes, most=MAX_LOGITS_BYTES[x.device.type])
