@@ -111,11 +111,14 @@ def fetch(
     wanted = Wanted(export, hub, train_shards)
     origin = Origin(repo=hub.repo, revision=hub.revision, folder=export.folder, tokenizer=export.tokenizer)
     try:
-        _check_folder(out, origin, wanted.files)
+        missing = [file for file in wanted.files if not file.is_at(out / file.name)]
+        _check_folder(out, origin, wanted.files, missing)
         out.mkdir(parents=True, exist_ok=True)
-        _bring(hub, wanted.files, out, progress)
+        _bring(hub, missing, out, progress, total=sum(file.size for file in wanted.files))
         manifest = _describe(out, wanted, origin, allow_shared=allow_shared)
         files.write_json(out / MANIFEST_NAME, msgspec.to_builtins(manifest))
+        for part in out.glob(".*.part"):  # of files that the repository has changed since
+            part.unlink()
     except OSError as error:
         raise DataError(f"{out}: the data set cannot be written ({error.strerror or error})") from error
     dataset = Dataset.open(out)
@@ -123,8 +126,8 @@ def fetch(
     return dataset
 
 
-def _check_folder(out: Path, origin: Origin, wanted: Sequence[HubFile]) -> None:
-    """Refuse a folder that holds anything else than a part of this very export.
+def _check_folder(out: Path, origin: Origin, wanted: Sequence[HubFile], missing: Sequence[HubFile]) -> None:
+    """Refuse a folder that holds anything else than a part of this very export; nobody's file is written over.
 
     Raises:
         DataError: it does.
@@ -147,16 +150,17 @@ def _check_folder(out: Path, origin: Origin, wanted: Sequence[HubFile]) -> None:
     for path in sorted(out.iterdir()):
         if path.name not in own and not path.name.endswith((".part", ".tmp")) and not shard_kind(path.name):
             raise DataError(f"{out}: holds {path.name!r}, which is no part of the export; choose another --out")
+    for file in missing:
+        if (out / file.name).exists():
+            raise DataError(f"{out / file.name}: is not the export's file; delete it, or choose another --out")
 
 
-def _bring(hub: HubRepo, wanted: Sequence[HubFile], out: Path, progress: Progress) -> None:
-    """Download what is not there yet.
+def _bring(hub: HubRepo, missing: Sequence[HubFile], out: Path, progress: Progress, *, total: int) -> None:
+    """Download what is not there yet, of `total` bytes.
 
     Raises:
         DataError: too little space, or a download that failed.
     """
-    total = sum(file.size for file in wanted)
-    missing = [file for file in wanted if not file.is_at(out / file.name)]
     needed = sum(hub.bytes_left(file, out / file.name) for file in missing)
     free = shutil.disk_usage(out).free
     if needed and needed + _SPARE_BYTES > free:

@@ -132,11 +132,26 @@ def test_bytes_of_another_content_are_not_gone_on_with(hub, tmp_path):
     hub.cut_after["fineweb_train_000001.bin"] = 7000
     with pytest.raises(DataError, match="broke off"):
         fetched(tmp_path)
-    hub.publish(REPO, small_export("sp1024", train=chapters()[4:13]))
+    files = dict(hub.repos[REPO])
+    path = f"{FOLDER}/fineweb_train_000001.bin"
+    files[path] = files[path][:-2] + files[path][-4:-2]
+    hub.publish(REPO, files)
     hub.cut_after.clear()
     hub.asked.clear()
     fetched(tmp_path).verify()
-    assert ("fineweb_train_000001.bin", None) in hub.downloads()
+    assert hub.downloads() == [("fineweb_train_000001.bin", None)]
+    assert (tmp_path / "data" / "fineweb_train_000001.bin").read_bytes() == files[path]
+    assert not list((tmp_path / "data").glob(".*.part"))
+
+
+def test_a_file_of_the_same_name_is_not_written_over(hub, tmp_path):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "fineweb_train_000000.bin"
+    path.write_bytes(b"somebody's own")
+    with pytest.raises(DataError, match=r"train_000000\.bin: is not the export's file; delete it, or choose another"):
+        fetched(tmp_path)
+    assert path.read_bytes() == b"somebody's own"
+    assert hub.downloads() == []
 
 
 @pytest.mark.parametrize("name", ["fineweb_train_000000.bin", "fineweb_1024_bpe.model"])
