@@ -231,7 +231,14 @@ def sample(
 
 
 def probe(
-    artifact: Path, *, data: Path, schedule: str | None = None, jacobian_steps: int = 0, json: Json = False
+    artifact: Path,
+    *,
+    data: Path,
+    schedule: str | None = None,
+    jacobian_steps: int = 0,
+    early_stop: Annotated[tuple[float, ...], Parameter(negative="")] = (),
+    weights: Path | None = None,
+    json: Json = False,
 ) -> None:
     """Show what every visit of an artifact's model does to the stream: diagnostics, not a score.
 
@@ -240,11 +247,16 @@ def probe(
         data: data set with the artifact's tokenizer; the first windows of its validation text are read.
         schedule: run the blocks in this order instead of the trained one, as in `--schedule "0-2 (3-5)x4 6-10"`.
         jacobian_steps: of the power iteration for how far a visit can stretch an error; left out unless given.
+        early_stop: say where each loop could stop, once a pass changes the stream by less than this part of it; may be
+            given more than once. The loops have as many passes as the schedule says.
+        weights: RUN/weights.safetensors, what was packed: say how far packing moves the stream.
         json: print the readings as JSON.
     """
     terminal = Terminal(as_json=json)
     with terminal.stage("probe", unit="tokens"):
-        reading = probe_artifact(artifact, data, schedule=schedule, jacobian_steps=jacobian_steps)
+        reading = probe_artifact(
+            artifact, data, schedule=schedule, jacobian_steps=jacobian_steps, eps=early_stop, weights=weights
+        )
     terminal.result(reading, probe_view)
 
 

@@ -15,7 +15,7 @@ SURFACE = {
     "score": ("artifact data", "stride schedule out json"),
     "prove": ("artifact", "data docs max-tokens claim out check json"),
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
-    "probe": ("artifact data", "schedule jacobian-steps json"),
+    "probe": ("artifact data", "schedule jacobian-steps early-stop weights json"),
     "report": ("run", ""),
     "recipes": ("", "json"),
     "describe": ("recipe", "against step-ms overhead diagram set json"),

@@ -10,6 +10,8 @@ import time
 from xml.etree import ElementTree
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nutshell import cli
 from nutshell.files import read_json, sha256_file
@@ -280,10 +282,37 @@ def test_a_probe_of_an_artifact(run, trained, data):
     assert "stretch" not in run(*probe)[1]
 
 
+def test_a_probe_of_early_stops_and_of_what_packing_changed(run, trained, data):
+    weights = trained / "weights.safetensors"
+    probe = ("probe", trained / "model.nut", "--data", data, "--schedule", LONGER, "--weights", weights)
+    options = ("--early-stop", 0.01, "--early-stop", 0.5)
+    found = json.loads(run(*probe, *options, "--json")[1])
+    (loop,) = found["early_stop"]
+    assert [row["schedule"] for row in loop["passes"]] == ["0-1", "0 (1)x2", LONGER]  # once is what was trained
+    assert loop["passes"][-1]["loss"] == pytest.approx(found["loss"], rel=1e-5)
+    assert [row["eps"] for row in loop["stops"]] == [0.01, 0.5]
+    moved = found["quantization"]
+    assert moved["weights_sha256"] == sha256_file(weights)
+    assert moved["packed_loss"] == pytest.approx(found["loss"], rel=1e-5)
+    assert [row["number"] for row in moved["passes"]] == [1, 2, 3]
+    assert all(0 < visit["error"] < 1 for visit in moved["visits"])
+    _, out, _ = run(*probe, *options)
+    for words in ("quantization, visit", "quantization, pass", "(1)x3, passes", "(1)x3, stop below"):
+        assert words in out
+    plain = json.loads(run(*probe[:4], "--json")[1])
+    assert (plain["early_stop"], plain["quantization"]) == (None, None)
+
+
 def test_a_probe_that_cannot_be_made(run, trained, data, tmp_path):
     probe = ("probe", trained / "model.nut", "--data", data)
     fails(run(*probe, "--schedule", "0-2"), "schedule '0-2' runs 3 blocks, the artifact has 2")
     fails(run(*probe, "--jacobian-steps", -1), "--jacobian-steps -1 must not be negative", status=2)
+    fails(run(*probe, "--early-stop", 0), "--early-stop 0 must be positive", status=2)
+    fails(run(*probe, "--early-stop", "nan"), "--early-stop nan must be positive", status=2)
+    fails(run(*probe, "--early-stop", 0.1), "'0-1' has no loop; give --schedule with one", status=2)
+    fails(run(*probe, "--weights", tmp_path / "none"), "there is no such file")
+    save_file({"embedding": torch.zeros(3, 4)}, tmp_path / "other.safetensors")
+    fails(run(*probe, "--weights", tmp_path / "other.safetensors"), "not the weights of this artifact: 'embedding' is")
     fails(run("probe", tmp_path / "none.nut", "--data", data), "cannot read the artifact")
     fails(run("probe", trained / "model.nut", "--data", tmp_path / "nowhere"), "no such folder")
 

@@ -20,6 +20,8 @@ def probe_view(reading: Mapping[str, Any]) -> RenderableType:
         _matrices(reading["repeats"]),
         _skips(reading["skips"]),
         _parts(reading["parts"]),
+        *_drift(reading["quantization"]),
+        *(table for loop in reading["early_stop"] or [] for table in _early_stop(loop)),
     ]
     parts: list[RenderableType] = [_facts(reading)]
     for table in tables:
@@ -37,6 +39,10 @@ def _facts(reading: Mapping[str, Any]) -> Table:
     }
     if retention["passes"]:
         facts["of each pass"] = ", ".join(map(_number, retention["passes"]))
+    if moved := reading["quantization"]:
+        facts["before packing"] = f"{_number(moved['exact_loss'])} nats/token; embedded tokens off by " + _number(
+            moved["input_error"]
+        )
     if reading["trained_schedule"] != reading["schedule"]:
         facts["schedule"] += f", trained as {reading['trained_schedule']}"
     return new_facts(facts)
@@ -94,6 +100,35 @@ def _parts(parts: Mapping[str, Mapping[str, Any]]) -> Table:
     for part, norms in parts.items():
         table.add_row(safe_text(part), _number(norms["weight_norm"]), _number(norms["gradient_norm"]))
     return table
+
+
+def _drift(moved: Mapping[str, Any] | None) -> list[Table]:
+    """Show how far the packed stream is from the trained one, by visit and by pass."""
+    if moved is None:
+        return []
+    by_visit = new_table("quantization, visit", "block", "iteration", "error", "cosine", "growth")
+    for visit in moved["visits"]:
+        place = (str(visit[name]) for name in ("index", "block", "iteration"))
+        by_visit.add_row(*place, *(_number(visit[name]) for name in ("error", "cosine", "growth")))
+    by_pass = new_table("quantization, pass", "error", "growth")
+    for row in moved["passes"]:
+        by_pass.add_row(str(row["number"]), _number(row["error"]), _number(row["growth"]))
+    return [by_visit, by_pass]
+
+
+def _early_stop(loop: Mapping[str, Any]) -> list[Table]:
+    """Show a loop by its passes, then where it could stop."""
+    name = show_controls(loop["loop"])
+    by_pass = new_table(f"{name}, passes", "loss", "increment", "delta", "ratio")
+    for row in loop["passes"]:
+        by_pass.add_row(
+            str(row["passes"]), *(_number(row[column]) for column in ("loss", "increment", "delta", "ratio"))
+        )
+    stops = new_table(f"{name}, stop below", "loss", "passes", "fewest", "most", "never")
+    for row in loop["stops"]:
+        read = (_number(row[column]) for column in ("eps", "loss", "mean_passes"))
+        stops.add_row(*read, str(row["fewest"]), str(row["most"]), f"{row['unmet']} of {loop['sequences']}")
+    return [by_pass, stops]
 
 
 def _range(values: Sequence[float | None]) -> tuple[str, str]:

@@ -43,7 +43,30 @@ def reading():
         "retention": {"passes": [0.75, 0.5], "whole": 0.28125},
         "skips": {"0_0_to_1_1": {"keep": summary(0.61, 0.62)}},
         "parts": {"embedding": {"weight_norm": 10.0, "gradient_norm": None}},
+        "early_stop": None,
+        "quantization": None,
     }
+
+
+EARLY_STOP = {
+    "loop": "(1)x2",
+    "sequences": 16,
+    "passes": [
+        {"passes": 1, "schedule": "0 (1)x1", "loss": 3.5, "increment": None, "delta": None, "ratio": None},
+        {"passes": 2, "schedule": "0 (1)x2", "loss": 3.25, "increment": 0.75, "delta": 0.0625, "ratio": None},
+    ],
+    "stops": [{"eps": 0.01, "loss": 3.375, "mean_passes": 1.75, "fewest": 2, "most": 4, "unmet": 5}],
+}
+QUANTIZATION = {
+    "exact_loss": 3.125,
+    "packed_loss": 3.25,
+    "input_error": 0.015625,
+    "visits": [
+        {"index": 1, "block": 1, "iteration": 0, "error": 0.03125, "cosine": 0.875, "growth": None},
+        {"index": 2, "block": 1, "iteration": 1, "error": 0.0625, "cosine": 0.625, "growth": 2.0},
+    ],
+    "passes": [{"number": 1, "error": 0.03125, "growth": None}, {"number": 2, "error": 0.0625, "growth": 1.5}],
+}
 
 
 def lines_of(reading):
@@ -77,6 +100,26 @@ def test_what_was_not_measured_has_no_column_and_what_there_is_none_of_no_table(
     assert not any(words in text for words in ("spectral norms", "skip", "each pass"))
 
 
+def test_what_packing_changed_is_shown_where_it_was_asked_for(reading):
+    assert not any("quantization" in line or "before packing" in line for line in lines_of(reading))
+    lines = lines_of(reading | {"quantization": QUANTIZATION})
+    assert "before packing 3.125 nats/token; embedded tokens off by 0.01562" in lines
+    assert "quantization, visit block iteration error cosine growth" in lines
+    assert "1 1 0 0.03125 0.875 -" in lines
+    assert "2 1 1 0.0625 0.625 2" in lines
+    assert lines.index("2 0.0625 1.5") == lines.index("quantization, pass error growth") + 3
+
+
+def test_where_a_loop_could_stop_is_shown_where_it_was_asked_for(reading):
+    assert not any("stop below" in line for line in lines_of(reading))
+    lines = lines_of(reading | {"early_stop": [EARLY_STOP]})
+    assert "(1)x2, passes loss increment delta ratio" in lines
+    assert "1 3.5 - - -" in lines
+    assert "2 3.25 0.75 0.0625 -" in lines
+    assert "(1)x2, stop below loss passes fewest most never" in lines
+    assert "0.01 3.375 1.75 2 4 5 of 16" in lines
+
+
 def test_another_schedule_than_the_trained_one_is_named(reading):
     reading["trained_schedule"] = "0 1"
     assert lines_of(reading)[0] == "schedule 0 (1)x2, trained as 0 1"
@@ -91,6 +134,7 @@ def test_names_cannot_command_the_terminal(reading):
         "parts": {hostile: {"weight_norm": 1.0, "gradient_norm": 1.0}},
     }
     reading["repeats"][0]["spectral_norms"] = {hostile: 1.0}
+    reading["early_stop"] = [EARLY_STOP | {"loop": hostile}]
     console = Console(file=io.StringIO(), theme=THEME, width=120, markup=False)
     console.print(probe_view(reading), crop=False)
     assert "\x1b" not in console.file.getvalue()

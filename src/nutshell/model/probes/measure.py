@@ -24,7 +24,7 @@ from nutshell.model.probes.readings import (
     VisitReading,
     rms,
 )
-from nutshell.model.probes.trace import Lane, Probed, VisitRun, lanes, watched
+from nutshell.model.probes.trace import Lane, Probed, VisitRun, lanes, mean_cosine, watched
 from nutshell.model.seams import BranchName
 
 BRANCHES: tuple[BranchName, ...] = ("attention", "mlp")
@@ -112,8 +112,8 @@ def _visit(
         kept=Summary.of(torch.stack(kept)),
         attention=_branch(model, run, "attention"),
         mlp=_branch(model, run, "mlp"),
-        cosine=None if last is None else _cosine(after, torch.stack(lanes(last.left))),
-        update_cosine=None if last is None else _cosine(_update(run), _update(last)),
+        cosine=None if last is None else mean_cosine(after, torch.stack(lanes(last.left))),
+        update_cosine=None if last is None else mean_cosine(_update(run), _update(last)),
         gradient_norm=norm(gradients),
         jacobian_norm=jacobian_norm(model, run, steps=jacobian_steps) if jacobian_steps else None,
         values={name: Summary.of(value) for name, value in run.said.items()},
@@ -128,12 +128,6 @@ def _update(run: VisitRun) -> Float[Tensor, "N B T D"]:
 def _last_of_block(runs: list[VisitRun], run: VisitRun) -> VisitRun | None:
     earlier = [other for other in runs[: run.visit.index] if other.visit.block == run.visit.block]
     return earlier[-1] if earlier else None
-
-
-def _cosine(left: Float[Tensor, "N B T D"], right: Float[Tensor, "N B T D"]) -> float:
-    """Average over tokens the cosine between vectors of all channels and lanes."""
-    left, right = (x.double().permute(1, 2, 0, 3).flatten(2) for x in (left, right))
-    return F.cosine_similarity(left, right, dim=-1).mean().item()
 
 
 def _branch(model: LM, run: VisitRun, name: BranchName) -> BranchReading:

@@ -108,3 +108,85 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     retention: RetentionReading
     skips: dict[str, dict[str, Summary]]
     parts: dict[str, PartReading]
+
+
+class VisitDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the packed model's stream is from the trained one's after a virtual layer.
+
+    Attributes:
+        index: Place in the unrolled stack; `block` and `iteration` are its lasting name.
+        error: Euclidean norm of the difference over that of the trained model's stream.
+        cosine: Mean over tokens of the cosine between the two streams.
+        growth: The error over that after the block's visit before; None at its first.
+    """
+
+    index: int
+    block: int
+    iteration: int
+    error: float
+    cosine: float
+    growth: float | None
+
+
+class PassDrift(msgspec.Struct, frozen=True, kw_only=True):
+    """The error as a pass over the repeated blocks ends, and that over the one of the pass before."""
+
+    number: int
+    error: float
+    growth: float | None
+
+
+class DriftReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What packing changed; losses in nats a token, `input_error` that of the embedded tokens."""
+
+    exact_loss: float
+    packed_loss: float
+    input_error: float
+    visits: list[VisitDrift]
+    passes: list[PassDrift]
+
+
+class PassReading(msgspec.Struct, frozen=True, kw_only=True):
+    """A loop that ends after so many passes.
+
+    Attributes:
+        passes: How many; `schedule` is the whole model with them.
+        loss: In nats a token.
+        increment: RMS of what the last of them changed in the stream; None for the first pass.
+        delta: Mean over sequences of that relative to the RMS of the stream before it.
+        ratio: Delta over that of the pass before.
+    """
+
+    passes: int
+    schedule: str
+    loss: float
+    increment: float | None
+    delta: float | None
+    ratio: float | None
+
+
+class StopReading(msgspec.Struct, frozen=True, kw_only=True):
+    """Every sequence stopped by itself, after its first pass with a relative change below `eps`.
+
+    Attributes:
+        eps: The bound.
+        loss: In nats a token, each sequence's after the passes that it ran.
+        mean_passes: Over sequences; `fewest` and `most` are the ends of their range.
+        unmet: Sequences that never fell below, and ran all passes.
+    """
+
+    eps: float
+    loss: float
+    mean_passes: float
+    fewest: int
+    most: int
+    unmet: int
+
+
+class LoopReading(msgspec.Struct, frozen=True, kw_only=True):
+    """A loop by its passes, and where it could stop."""
+
+    loop: str
+    sequences: int
+    passes: list[PassReading]
+    stops: list[StopReading]

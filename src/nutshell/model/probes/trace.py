@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from nutshell.model.block import Block
 from nutshell.model.depth import DepthSchedule, VirtualLayer
@@ -91,6 +92,12 @@ def watched(model: LM) -> Iterator[list[VisitRun]]:
 def lanes(state: Any) -> tuple[Lane, ...]:
     """Give the streams that a residual rule carries: one, or one for each lane."""
     return state if isinstance(state, tuple) else (state,)
+
+
+def mean_cosine(left: Float[Tensor, "N B T D"], right: Float[Tensor, "N B T D"]) -> float:
+    """Average over tokens the cosine between vectors of all channels and lanes."""
+    left, right = (x.double().permute(1, 2, 0, 3).flatten(2) for x in (left, right))
+    return F.cosine_similarity(left, right, dim=-1).mean().item()
 
 
 def _hook(block: nn.Module, runs: list[VisitRun]) -> Iterator[torch.utils.hooks.RemovableHandle]:
