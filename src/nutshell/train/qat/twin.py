@@ -5,6 +5,7 @@ the one never meets the other. What is seen of a weight is computed once a forwa
 two ends of a tied head, see the same.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -43,13 +44,14 @@ class ViewedLM(LM):
             super().__init__(config, schedules)
         assert [name for name, _ in self.named_parameters()] == [row.name for row in table]
         views = dict(config.views)
-        self._viewed: list[_Viewed] = []
+        self._looks: list[_Look] = []
         for row in table:
             owner, _, name = row.name.rpartition(".")
             module = self.get_submodule(owner)
             module.register_parameter(name, row.value)
             if row.role in views:
-                self._viewed.append(_Viewed(module, name, row.value, views[row.role]))
+                module.__class__ = _viewed(type(module), name)
+                self._looks.append(_Look(seen_by(module), name, row.value, views[row.role]))
 
     def stream(
         self,
@@ -61,23 +63,34 @@ class ViewedLM(LM):
         window: int | None = None,
     ) -> Stream:
         """Look at the weights, then begin the forward as every model does."""
-        for viewed in self._viewed:
-            viewed.look()
+        for look in self._looks:
+            look.seen[look.name] = look.view(look.value)
         return super().stream(tokens, dtype=dtype, attend_kind=attend_kind, cache=cache, window=window)
 
 
-class _Viewed(NamedTuple):
-    """A parameter and its view, by its module and its name there."""
+class _Look(NamedTuple):
+    """A parameter, its view, and where its module finds what is seen of it."""
 
-    module: nn.Module
+    seen: dict[str, Tensor]
     name: str
     value: nn.Parameter
     view: View
 
-    def look(self) -> None:
-        # An attribute of the instance comes before the parameter of that name, which stays where it was: the module
-        # computes with what is seen, while state dict, table and optimizer know the parameter alone.
-        self.module.__dict__[self.name] = self.view(self.value)
+
+def seen_by(module: nn.Module) -> dict[str, Tensor]:
+    """Give what a module computes with in place of parameters, by their names; as the last forward saw them."""
+    return module.__dict__.setdefault("_seen", {})
+
+
+@functools.cache
+def _viewed(kind: type[nn.Module], name: str) -> type[nn.Module]:
+    """Derive a class of modules that compute with what is seen of a parameter.
+
+    The property comes before the parameter of that name, which stays where it was: state dict, table and optimizer
+    know it alone. And it is a class of its own so that compiled code of the plain one is not taken for it: an attribute
+    of the instance would do as well uncompiled, but compiled code that was made for parameters does not look for one.
+    """
+    return type(kind.__name__, (kind,), {name: property(lambda module: module._seen[name])})
 
 
 def quantized_twin(model: LM, schedules: Sequence[DepthSchedule], qat: ViewKind, rules: Sequence[RtnConfig]) -> LM:
