@@ -19,6 +19,7 @@ SMALL = {
     "depth": DEPTH,
     "mlp": {"kind": "relu2", "mlp_dim": 40},
 }
+FIRST_BIGRAM_HASH = {"kind": "bigram_hash", "hash": "product", "scaled": False, "zero": "projection"}
 TECHNIQUES = {
     "none": {},
     "embed_norm": {"inputs": [{"kind": "embed_norm"}]},
@@ -26,6 +27,7 @@ TECHNIQUES = {
     "bigram_hash on a silent projection": {
         "inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6, "zero": "projection"}]
     },
+    "bigram_hash as first published": {"inputs": [{**FIRST_BIGRAM_HASH, "buckets": 37, "dim": 6}]},
     "smear_gate": {"inputs": [{"kind": "smear_gate"}]},
     "smear_gate across documents": {"inputs": [{"kind": "smear_gate", "mask_bos": False}]},
     "smear_gate by token": {"inputs": [{"kind": "smear_gate", "form": "token", "width": 5}]},

@@ -192,6 +192,22 @@ def test_bigram_hash_is_its_formula(zero):
     assert_agrees(Hashed, inputs=[{"kind": "bigram_hash", "buckets": 37, "dim": 6, "zero": zero}])
 
 
+def test_the_first_published_bigram_hash_is_its_formula():
+    class Paired(Reference):
+        def inputs(self, x):
+            added = []
+            for t, token in enumerate(TEXT):
+                if t == 0 or token == BOS:
+                    added.append(x[t])
+                    continue
+                row = self.weights["inputs.0.table"][(61 * TEXT[t - 1] + token) % 37]
+                added.append(x[t] + self.weights["inputs.0.project.weight"] @ row)
+            return added
+
+    form = {"hash": "product", "scaled": False, "zero": "projection"}
+    assert_agrees(Paired, inputs=[{"kind": "bigram_hash", "buckets": 37, "dim": 6, **form}])
+
+
 def test_the_hash_is_that_of_exact_integers_for_every_token_of_a_shard():
     config = model_config(vocab_size=65_536, inputs=[{"kind": "bigram_hash", "buckets": 2048, "dim": 1}])
     technique = config.inputs[0].build(config.dims)
@@ -668,6 +684,10 @@ def test_an_attention_gate_starts_as_published(form, opening):
         ({"inputs": [{"kind": "bigram_hash", "buckets": 9, "std": 0.1}]}, "std 0.1 has no effect: the table starts at"),
         ({"logits": [{"kind": "asym_softcap", "learned": False}]}, "equal caps 30.0 that are not learned is softcap"),
         ({"logits": [{"kind": "asym_softcap", "below": 0.0}]}, "above 30.0 and below 0.0 must be positive"),
+        (
+            {"inputs": [{"kind": "bigram_hash", "buckets": 9, "scaled": False, "scale": 0.1}]},
+            "scale 0.1 has no effect: scaled is false",
+        ),
         ({"inputs": [{"kind": "smear_gate", "width": 5}]}, "width 5 has no effect: form is 'channel'"),
         ({"inputs": [{"kind": "smear_gate", "form": "token", "width": 0}]}, "width must be at least 1, got 0"),
         (
