@@ -101,7 +101,7 @@ def test_ranks_train_what_one_process_trains(folder, alone, ranks):
     assert packed["together"] == pytest.approx(packed["alone"], rel=0.02)
 
 
-def test_a_checkpoint_of_two_ranks_is_one_of_four_or_of_none(folder, alone):
+def test_a_killed_rank_ends_the_run_with_a_clear_line_and_a_checkpoint(folder):
     stopped = [*launcher(2), "train", "small.toml", "--data", "data", "--out", "stopped"]
     process = subprocess.Popen(
         [*stopped, "--set", "train.checkpoint_seconds=0.001", "--set", "train.budget.steps=100000"],

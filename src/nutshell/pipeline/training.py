@@ -110,7 +110,8 @@ class Training:
 
     def _run(self, ranks: Ranks, *, resume: bool, told: "Told") -> dict[str, Any]:
         recipe, run_dir = self._resolved.recipe, self.run_dir
-        self._dataset.verify()
+        if ranks.is_first:  # reads every byte
+            self._dataset.verify()
         plan = Plan(
             config=recipe.train,
             phases=recipe.phases,
