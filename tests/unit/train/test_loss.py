@@ -19,15 +19,10 @@ from nutshell.train.qat.ste import SteConfig
 from nutshell.train.qat.twin import quantized_twin
 
 HAS_COMPILER = any(map(shutil.which, ("g++", "clang++")))
-COMPILED = pytest.param(
-    "tied",
-    True,
-    id="tied, compiled",
-    marks=[
-        pytest.mark.skipif(not HAS_COMPILER, reason="nothing is compiled here"),
-        pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore::DeprecationWarning"),  # torch's
-    ],
-)
+COMPILED = [
+    pytest.mark.skipif(not HAS_COMPILER, reason="nothing is compiled here"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore::DeprecationWarning"),  # torch's
+]
 B, T = 6, 8
 MODELS = {
     "tied": {"logits": [{"kind": "softcap", "cap": 5.0}]},
@@ -50,10 +45,10 @@ def drawn_model(name):
     return model, schedule
 
 
-def made(model, schedule, *, dtype=torch.float32, compiled=False, scale=1.0, **changes):
+def made(model, schedule, *, dtype=torch.float32, scope=None, scale=1.0, **changes):
     """Objective and nats, and the gradients that training leaves."""
     model.zero_grad()
-    compute = Compute(dtype=dtype, attend_kind="products", compiled=compiled)
+    compute = Compute(dtype=dtype, attend_kind="products", compiled=bool(scope), scope=scope or "blocks")
     value = TrainingLoss(model, compute, settings(**changes))(tokens(B, T), tokens(B, T, seed=1), schedule)
     (scale * value.objective).backward()
     return value, {row.name: row.value.grad for row in ParamTable.of(model) if row.value.grad is not None}
@@ -79,10 +74,17 @@ def assert_near(found, wanted, *, within):
         assert distance <= within * wanted[name].norm() + 1e-9, name
 
 
-@pytest.mark.parametrize(("name", "compiled"), [*((name, False) for name in MODELS), COMPILED])
-def test_values_and_gradients_are_those_of_float64(name, compiled):
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [
+        *((name, None) for name in MODELS),
+        pytest.param("tied", "blocks", marks=COMPILED),
+        pytest.param("untied", "schedules", marks=COMPILED),
+    ],
+)
+def test_values_and_gradients_are_those_of_float64(name, scope):
     objective, nats, wanted = expected(name, smoothing=0.2, weight=0.05)
-    value, found = made(*drawn_model(name), label_smoothing=0.2, z_loss=0.05, compiled=compiled)
+    value, found = made(*drawn_model(name), label_smoothing=0.2, z_loss=0.05, scope=scope)
     assert value.objective.item() == pytest.approx(objective, rel=1e-5)
     assert value.nats.item() == pytest.approx(nats, rel=1e-5)
     assert not value.nats.requires_grad
