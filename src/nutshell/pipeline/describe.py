@@ -15,6 +15,7 @@ from nutshell.model.lm import LM
 from nutshell.model.seams import Place
 from nutshell.nn.params import ParamTable
 from nutshell.recipe import Recipe, Resolved
+from nutshell.train.phases import Phase
 
 
 def describe(resolved: Resolved) -> dict[str, Any]:
@@ -63,24 +64,27 @@ def _parts(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _phases(recipe: Recipe) -> list[dict[str, Any]]:
-    """Say of each phase between which fractions of the budget it lasts, and which schedules its steps draw from."""
+    """Say of each phase between which fractions of the budget it lasts, its batch, and what its steps draw from."""
     begins = [0.0, *(phase.until for phase in recipe.phases)]
     return [
         {
             "begin": begin,
             "until": phase.until,
-            "schedules": [_summary(recipe, schedule) for schedule in phase.schedules],
+            "batch_size": phase.batch_size,
+            "seq_len": phase.seq_len,
+            "quantized": phase.quantized,
+            "schedules": [_summary(recipe, phase, schedule) for schedule in phase.schedules],
         }
         for begin, phase in zip(begins, recipe.phases, strict=False)
     ]
 
 
-def _summary(recipe: Recipe, schedule: DepthSchedule) -> dict[str, Any]:
+def _summary(recipe: Recipe, phase: Phase, schedule: DepthSchedule) -> dict[str, Any]:
     return {
         "schedule": schedule.text,
         "blocks": [visit.block for visit in schedule.visits],
         "skips": _edges(schedule),
-        "flops_per_token": flops_per_token(recipe.model, schedule, recipe.train.seq_len),
+        "flops_per_token": flops_per_token(recipe.model, schedule, phase.seq_len),
     }
 
 

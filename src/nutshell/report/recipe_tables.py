@@ -202,11 +202,12 @@ def _phases_table(phases: Sequence[PlannedPhase]) -> Table:
     table = new_table(
         "phase",
         "of the budget",
+        "batch",
         "depth schedule",
         "virtual layers",
         "skips",
         "FLOPs per token",
-        words=["of the budget", "depth schedule"],
+        words=["of the budget", "batch", "depth schedule"],
     )
     for number, phase in enumerate(phases, start=1):
         lasts = f"{100 * phase.begin:g} to {100 * phase.until:g} %"
@@ -214,8 +215,14 @@ def _phases_table(phases: Sequence[PlannedPhase]) -> Table:
             counts = [
                 f"{count:,.0f}" for count in (len(schedule.blocks), len(schedule.skips), schedule.flops_per_token)
             ]
-            table.add_row(str(number), lasts, safe_text(schedule.schedule), *counts)
+            table.add_row(str(number), lasts, _batch(phase), safe_text(schedule.schedule), *counts)
     return table
+
+
+def _batch(phase: PlannedPhase) -> str:
+    if phase.batch_size is None or phase.seq_len is None:
+        return "-"
+    return f"{phase.batch_size:,} x {phase.seq_len:,}{', quantized' if phase.quantized else ''}"
 
 
 def _layers(layers: Sequence[VirtualLayer]) -> RenderableType:

@@ -196,11 +196,17 @@ class Schedule(msgspec.Struct, frozen=True):
 
 
 class PlannedPhase(msgspec.Struct, frozen=True):
-    """A phase as the recipe plans it, between two fractions of the budget; its steps draw from the schedules."""
+    """A phase as the recipe plans it, between two fractions of the budget; its steps draw from the schedules.
+
+    `batch_size` windows of `seq_len` tokens make a step; older files do not say.
+    """
 
     begin: float
     until: float
     schedules: list[Schedule]
+    batch_size: int | None = None
+    seq_len: int | None = None
+    quantized: bool = False
 
 
 class Description(msgspec.Struct, frozen=True):

@@ -87,6 +87,8 @@ DESCRIPTION = {
         {
             "begin": 0.0,
             "until": 0.35,
+            "batch_size": 32,
+            "seq_len": 1_024,
             "schedules": [
                 {"schedule": "0-6", "blocks": [*range(7)], "skips": [[1, 5], [0, 6]], "flops_per_token": 6_000_000.0}
             ],
@@ -94,6 +96,9 @@ DESCRIPTION = {
         {
             "begin": 0.35,
             "until": 1.0,
+            "batch_size": 64,
+            "seq_len": 2_048,
+            "quantized": True,
             "schedules": [
                 {"schedule": "0-1 (2-4)x2 5-6", "blocks": BLOCKS, "skips": SKIPS, "flops_per_token": 8_126_464.0}
             ],

@@ -37,8 +37,8 @@ def test_facts_and_costs(description):
         "matrix 1,769,472 81.51 %",
         "mlp relu2 1,777,680 81.89 % 6,126,464 75.39 %",
         "inputs embed_norm - - - -",
-        "1 0 to 35 % 0-6 7 2 6,000,000",
-        "2 35 to 100 % 0-1 (2-4)x2 5-6 10 3 8,126,464",
+        "1 0 to 35 % 32 x 1,024 0-6 7 2 6,000,000",
+        "2 35 to 100 % 64 x 2,048, quantized 0-1 (2-4)x2 5-6 10 3 8,126,464",
     ]:
         assert line in lines
 
