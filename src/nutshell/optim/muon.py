@@ -147,17 +147,17 @@ class Muon:
     def _direction(
         self, stack: Stack, reached: list[int], grads: Float[Tensor, "n R C"], momentum: float
     ) -> Float[Tensor, "n R C"]:
-        """Smooth and orthogonalise this rank's part of a stack; nothing where nothing was reached."""
+        """Smooth and orthogonalise this rank's part of a stack; zero where nothing was reached."""
         own = [number - stack.first for number in reached if 0 <= number - stack.first < stack.part]
-        directions = torch.zeros_like(stack.momentum, dtype=self.dtype)
         if not own:
-            return directions
+            return torch.zeros_like(stack.momentum, dtype=self.dtype)
         updates = stack.smooth(grads, momentum, own)
         if self._row_norm:
             updates = equalise_rows(updates)
         found = orthogonalise(updates, self._steps, margin=self._margin, dtype=self.dtype)
         if len(own) == stack.part:
-            return found.contiguous()
+            return found
+        directions = torch.zeros_like(stack.momentum, dtype=self.dtype)
         directions[own] = found
         return directions
 
@@ -179,7 +179,7 @@ def _nothing() -> None:
 def _apply(stack: Stack, reached: list[int], directions: Pending, *, lr: float, weight_decay: float) -> None:
     """Decay and move the matrices of a stack that were reached."""
     rows, cols = stack.shape
-    for number, direction in zip(range(len(stack.matrices)), directions.wait(), strict=False):
-        if number in reached:
-            stack.matrices[number].mul_(1.0 - lr * weight_decay)
-            stack.matrices[number].add_(direction, alpha=-lr * max(1.0, rows / cols) ** 0.5)
+    whole = directions.wait()
+    for number in reached:
+        stack.matrices[number].mul_(1.0 - lr * weight_decay)
+        stack.matrices[number].add_(whole[number], alpha=-lr * max(1.0, rows / cols) ** 0.5)

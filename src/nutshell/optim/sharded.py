@@ -48,8 +48,9 @@ def gather_parts(part: Float[Tensor, "n R C"], ranks: Ranks) -> Pending:
     """Put the ranks' parts together on all of them, [ranks*n R C]."""
     if ranks.size == 1:
         return Pending(part)
+    sent = part.contiguous()
     stack = part.new_empty(ranks.size * len(part), *part.shape[1:])
-    return Pending(stack, _all_gather(stack, part, async_op=True), part)
+    return Pending(stack, _all_gather(stack, sent, async_op=True), sent)
 
 
 def sum_whole(flat: Tensor, ranks: Ranks) -> Pending:
