@@ -123,3 +123,27 @@ def test_bf16_stays_near_fp32(case, qat):
     wide, narrow = logits.values()
     assert narrow.dtype == torch.float32
     assert (narrow - wide).abs().mean() < 0.03 * wide.abs().mean()
+
+
+@pytest.mark.parametrize("case", HOLDERS)
+@pytest.mark.parametrize("order", ["plain first", "twin first"])
+@torch._dynamo.config.patch(recompile_limit=64)  # as TrainingLoss has it
+@torch.no_grad()
+def test_blocks_compiled_for_the_one_are_not_run_for_the_other(case, order):
+    model, schedule = build_model(model_config(**CASES[case]))
+    by_hand = [build_model(model.config)[0], rounded_model(model.config)]
+    pair = [model, quantized_twin(model, [schedule], SteConfig(rate_bits=RATE), RULES)]
+    if order == "twin first":
+        by_hand.reverse()
+        pair.reverse()
+    torch._dynamo.reset()
+    for each in pair:
+        for block in each.blocks:
+            block.compile(backend="eager", fullgraph=True, dynamic=False)
+    for each, uncompiled in zip(pair, by_hand, strict=True):
+        torch.testing.assert_close(loss_of(each, schedule), loss_of(uncompiled, schedule), atol=0, rtol=1e-6)
+    for value in model.parameters():
+        value.mul_(1.5)
+    for each, uncompiled in zip(pair, by_hand, strict=True):
+        moved = loss_of(each, schedule)
+        assert (moved - loss_of(uncompiled, schedule)).abs() > 1e-3, "compiled code looks at what it saw first"

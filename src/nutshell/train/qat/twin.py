@@ -51,7 +51,9 @@ class ViewedLM(LM):
             module.register_parameter(name, row.value)
             if row.role in views:
                 module.__class__ = _viewed(type(module), name)
-                self._looks.append(_Look(seen_by(module), name, row.value, views[row.role]))
+                seen = seen_by(module)
+                seen[name] = row.value  # until a forward looks; compiled code would be made anew for a new key
+                self._looks.append(_Look(seen, name, row.value, views[row.role]))
 
     def stream(
         self,
