@@ -27,6 +27,7 @@ from nutshell.recipe import Resolved, resolve
 from nutshell.report.diagram import draw_depth
 from nutshell.report.html import write_report
 from nutshell.report.probe_tables import probe_view
+from nutshell.report.profile_tables import profile_view
 from nutshell.report.recipe_tables import compare_view, describe_view
 from nutshell.report.stored import Description
 from nutshell.report.tables import (
@@ -97,6 +98,7 @@ def train(
     out: Path | None = None,
     seed: int = 0,
     resume: Flag = False,
+    profile: Flag = False,
     overrides: Overrides = (),
     json: Json = False,
 ) -> None:
@@ -108,6 +110,7 @@ def train(
         out: run directory; runs/RECIPE-seedN unless given.
         seed: of initial weights and data order.
         resume: go on from the checkpoint in the run directory.
+        profile: record some steps of each phase, and write profile.json: where the time goes.
         overrides: settings to try, as in `--set optim.matrix_lr=0.03`; recorded with the run.
         json: print the receipt as JSON.
     """
@@ -115,7 +118,12 @@ def train(
     resolved = resolve(recipe, overrides)
     run_dir = out or _default_out(resolved, seed)
     training = Training(resolved, Dataset.open(data), run_dir, seed=seed)
-    receipt = train_run(training, resume=resume, terminal=terminal)
+    receipt = train_run(training, resume=resume, terminal=terminal, profile=profile)
+    if profile and not rank_here():
+        shown = store.read_stage(run_dir / store.PROFILE, remedy="train with --profile")
+        terminal.result({**receipt, "profile": shown}, lambda _: profile_view(shown))
+        terminal.note(f"trained: {run_dir}")
+        return
     terminal.result(receipt, lambda _: Text(f"trained: {run_dir}"))
 
 

@@ -10,7 +10,7 @@ from nutshell import cli, fetching, listing, verbs
 SURFACE = {
     "demo": ("", "out seed fresh json"),
     "run": ("recipe data", "out seed set json"),
-    "train": ("recipe data", "out seed resume set json"),
+    "train": ("recipe data", "out seed resume profile set json"),
     "pack": ("run", "budget-bytes json"),
     "score": ("artifact data", "stride schedule out json"),
     "prove": ("artifact", "data docs max-tokens claim out check json"),

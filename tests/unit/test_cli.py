@@ -586,3 +586,18 @@ def test_ctrl_c_leaves_a_checkpoint_that_resume_continues(recipe, data, tmp_path
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 4001))
     assert not (tmp_path / "o/checkpoint.safetensors").exists()
+
+
+def test_a_profile_says_where_the_time_went(run, recipe, data, tmp_path):
+    recipe.write_text(SMALL.replace("steps = 3", "steps = 6"))
+    out = tmp_path / "o"
+    status, shown, err = run("train", recipe, "--data", data, "--out", out, "--profile")
+    assert status == 0
+    assert err[-1] == f"trained: {out}"
+    (phase,) = read_json(out / "profile.json")["phases"]
+    assert phase["steps"] == 3
+    assert {"data", "forward", "loss", "backward", "optimizer", "logging"} <= phase["stages"].keys()
+    assert "aten::mm" in shown
+    assert "3 steps recorded" in shown
+    again = run("train", recipe, "--data", data, "--out", out, "--profile")
+    fails(again, "is done, and --profile watches a training; choose another --out", status=2)

@@ -15,7 +15,7 @@ from typing import Any
 from nutshell.data.corpus import BuildConfig, build
 from nutshell.data.dataset import Dataset
 from nutshell.data.split import Source
-from nutshell.errors import ProofError, RunError
+from nutshell.errors import ProofError, RunError, UsageError
 from nutshell.files import sha256_file, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.averages import is_scored, score_weights
@@ -57,9 +57,17 @@ def build_data(source: Source, out: Path, config: BuildConfig, *, terminal: Term
     return dataset
 
 
-def train_run(training: Training, *, resume: bool, terminal: Terminal) -> dict[str, Any]:
-    """Train, or find that this very training has been done."""
+def train_run(training: Training, *, resume: bool, terminal: Terminal, profile: bool = False) -> dict[str, Any]:
+    """Train, or find that this very training has been done.
+
+    Raises:
+        UsageError: it has been done, and should be profiled.
+    """
     if training.is_done():
+        if profile:
+            raise UsageError(
+                f"train: {training.run_dir} is done, and --profile watches a training; choose another --out"
+            )
         terminal.note(f"train: done before, kept ({training.run_dir})")
         return store.read_stage(training.run_dir / store.RECEIPT, remedy="train again")
     terminal.note("compile ...")
@@ -70,7 +78,7 @@ def train_run(training: Training, *, resume: bool, terminal: Terminal) -> dict[s
             changed=lambda change: terminal.note(_warning(change), "unsure"),
             warned=lambda warning: terminal.note(warning, "unsure"),
         )
-        return training.run(resume=resume, told=told)
+        return training.run(resume=resume, told=told, profiler=training.profiler() if profile else None)
 
 
 def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, terminal: Terminal) -> dict[str, Any]:

@@ -20,6 +20,7 @@ RECIPE = "recipe.toml"
 DESCRIPTION = "describe.json"
 METRICS = "metrics.jsonl"
 PROBES = "probes.jsonl"
+PROFILE = "profile.json"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.model"
@@ -34,7 +35,7 @@ SUMMARY = "summary.json"
 REPORT = "report.html"
 DATA_TIMING = "build.json"
 RUN_FILES = (
-    *(RECIPE, DESCRIPTION, METRICS, PROBES, CHECKPOINT, WEIGHTS, TOKENIZER, RECEIPT),
+    *(RECIPE, DESCRIPTION, METRICS, PROBES, PROFILE, CHECKPOINT, WEIGHTS, TOKENIZER, RECEIPT),
     *("weights-last.safetensors", "weights-ema.safetensors", "weights-swa.safetensors"),
     *(ARTIFACT, LEDGER, AVERAGES, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
 )

@@ -22,6 +22,7 @@ from nutshell.nn.params import ParamTable
 from nutshell.optim.roles import Optimizers
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe
+from nutshell.pipeline.profiling import Profiler
 from nutshell.pipeline.rows import MetricsLog, RowLog
 from nutshell.ranks import Ranks, is_silence, joined_ranks
 from nutshell.recipe import Resolved
@@ -34,6 +35,7 @@ from nutshell.train.preparing import num_compiled, prepare
 from nutshell.train.probing import Probing
 from nutshell.train.qat import SnapConfig, quantized_twin, snap_
 from nutshell.train.qat.mode import ViewKind
+from nutshell.train.stages import UNWATCHED, Stages
 from nutshell.train.state import TrainState
 
 
@@ -92,7 +94,11 @@ class Training:
             raise RunError(f"{self.run_dir}: holds another run (its {differing[0]} differs); choose another --out")
         return True
 
-    def run(self, *, resume: bool, told: "Told") -> dict[str, Any]:
+    def profiler(self) -> Profiler:
+        """Make what records some steps of this training."""
+        return Profiler(self._compute.device)
+
+    def run(self, *, resume: bool, told: "Told", profiler: Profiler | None = None) -> dict[str, Any]:
         """Train until the budget is spent; write weights and receipt, and return the receipt.
 
         Under `torchrun` every process runs this; the first one alone writes and tells.
@@ -100,15 +106,21 @@ class Training:
         Args:
             resume: go on from the checkpoint.
             told: who hears of what happens.
+            profiler: records some steps of the first process; the run directory then gets a profile.json.
 
         Raises:
             RunError: a checkpoint is there and `resume` is not set, or the other way round; or training went wrong.
             Interrupted: Ctrl-C; a checkpoint is written.
         """
         with joined_ranks(self._compute.device) as ranks, self._together(ranks):
-            return self._run(ranks, resume=resume, told=told if ranks.is_first else Told())
+            return self._run(
+                ranks,
+                resume=resume,
+                told=told if ranks.is_first else Told(),
+                profiler=profiler if ranks.is_first else None,
+            )
 
-    def _run(self, ranks: Ranks, *, resume: bool, told: "Told") -> dict[str, Any]:
+    def _run(self, ranks: Ranks, *, resume: bool, told: "Told", profiler: Profiler | None) -> dict[str, Any]:
         recipe, run_dir = self._resolved.recipe, self.run_dir
         if ranks.is_first:  # reads every byte
             self._dataset.verify()
@@ -138,7 +150,7 @@ class Training:
             after_step=self._snap(ParamTable.of(model)),
         )
         with ExitStack() as opened:
-            gradients = self._gradients(state, ranks, opened.enter_context(Prefetched(loader)))
+            gradients = self._gradients(state, ranks, opened.enter_context(Prefetched(loader)), profiler or UNWATCHED)
             with TreeWatch() as tree:
                 rehearsed = Optimizers(state.table, recipe.optim, dtype=dtype, ranks=ranks)
                 prepare_seconds = prepare(plan.phases, state, gradients, rehearsed)
@@ -157,6 +169,8 @@ class Training:
                 on_warning=told.warned,
                 probing=probing,
             )
+        if profiler:
+            write_json(run_dir / store.PROFILE, profiler.result())
         digest = _digest(state)
         if not ranks.same(digest):
             told.warned("the processes ended with different weights; the first one's are kept")
@@ -205,27 +219,28 @@ class Training:
             loader.windows(phase.seq_len)
         return loader
 
-    def _gradients(self, state: TrainState, ranks: Ranks, loader: Prefetched) -> Gradients:
+    def _gradients(self, state: TrainState, ranks: Ranks, loader: Prefetched, stages: Stages) -> Gradients:
         """Put together what makes a step's gradients."""
         train = self._resolved.recipe.train
-        plain = TrainingLoss(state.model, self._compute, train)
+        plain = TrainingLoss(state.model, self._compute, train, stages)
         return Gradients(
-            losses={False: plain, True: self._quantized_loss(state.model) or plain},
+            losses={False: plain, True: self._quantized_loss(state.model, stages) or plain},
             loader=loader,
             device=self._compute.device,
             seed=self._identity.seed,
             micro_batch_size=train.micro_batch_size,
             ranks=ranks,
             penalties=[kind.build(state.table, self._resolved.recipe.pack.rules) for kind in train.penalties],
+            stages=stages,
         )
 
-    def _quantized_loss(self, model: LM) -> TrainingLoss | None:
+    def _quantized_loss(self, model: LM, stages: Stages) -> TrainingLoss | None:
         """Make the loss of the model as it will be packed, where the recipe trains through that."""
         recipe = self._resolved.recipe
         if not isinstance(recipe.train.qat, ViewKind):
             return None
         twin = quantized_twin(model, recipe.schedules, recipe.train.qat, recipe.pack.rules)
-        return TrainingLoss(twin, self._compute, recipe.train)
+        return TrainingLoss(twin, self._compute, recipe.train, stages)
 
     def _snap(self, table: ParamTable) -> Callable[[int], None] | None:
         """Say what puts the weights on their grids after a step, where the recipe does that."""

@@ -15,6 +15,7 @@ from nutshell.ranks import ALONE, Ranks
 from nutshell.train.clock import Spent
 from nutshell.train.loss import TrainingLoss
 from nutshell.train.phases import Phase
+from nutshell.train.stages import UNWATCHED, Stages
 
 # Keeps what a step draws (the noise of quantization) apart from other draws of the same seed.
 _NOISE_STREAM = 2
@@ -45,6 +46,7 @@ class Gradients:
         micro_batch_size: most windows in one forward; None for all of a rank's.
         ranks: which share of the batch is this process's.
         penalties: what is added to the loss.
+        stages: who hears of the stages of a step.
     """
 
     losses: Mapping[bool, TrainingLoss]
@@ -54,6 +56,7 @@ class Gradients:
     micro_batch_size: int | None = None
     ranks: Ranks = ALONE
     penalties: Sequence[Penalty] = ()
+    stages: Stages = UNWATCHED
 
     def check(self, phase: Phase) -> None:
         """Refuse a batch that ranks and micro-batches do not divide.
@@ -75,12 +78,14 @@ class Gradients:
         rows = slice(self.ranks.rank * share, (self.ranks.rank + 1) * share)
         sizes = {"batch_size": phase.batch_size, "seq_len": phase.seq_len}
         inputs, targets = self.loader.batch(spent.tokens, **sizes, rows=rows)
+        self.stages.done("data")
         if phase.quantized:
             torch.manual_seed(int(np.random.default_rng([self.seed, spent.steps, _NOISE_STREAM]).integers(2**63)))
         nats = self.accumulate(phase, schedule, self._moved(inputs), self._moved(targets))
         for penalty in self.penalties:
             if (value := penalty(spent.steps)) is not None:
                 (value / self.ranks.size).backward()
+        self.stages.done("penalties")
         return self.ranks.add(nats).item()
 
     def accumulate(self, phase: Phase, schedule: DepthSchedule, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -89,9 +94,11 @@ class Gradients:
         nats = torch.zeros((), device=self.device)
         for some_inputs, some_targets in self._micro_batches(inputs, targets):
             part = loss(some_inputs, some_targets, schedule)
+            self.stages.done("loss")
             weight = len(some_inputs) / phase.batch_size
             (weight * part.objective).backward()
             nats += weight * part.nats
+            self.stages.done("backward")
         return nats
 
     def _micro_batches(self, inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -72,14 +72,17 @@ def train(
             number = phase_at(now, plan.phases)
             phase = plan.phases[number]
             schedule = draw(phase, seed=plan.identity.seed, step=spent.steps)
+            gradients.stages.begin(number, schedule.text)
             nats = gradients.make(phase, schedule, spent)
             _check_loss(nats, plan, spent, saved_at)
             rates = _step(plan, state, now, saved_at)
             if phase.quantized and state.after_step:
                 state.after_step(spent.steps)
+            gradients.stages.done("optimizer")
             spent.steps += 1
             spent.tokens += phase.batch_tokens
             averaged = state.average(now)
+            gradients.stages.done("average")
             seconds = ranks.agree(clock.seconds())
             step_seconds, spent.seconds = seconds - spent.seconds, seconds
             row = _row(spent, now, nats, rates, step_seconds, phase, number, schedule)
@@ -88,6 +91,8 @@ def train(
             ):
                 on_warning(warning)
             on_row(row)
+            gradients.stages.done("logging")
+            gradients.stages.end()
             if probing and probing.is_due(spent):
                 _probe(probing, clock, plan, spent, number)
             stop = ranks.any(interrupted())

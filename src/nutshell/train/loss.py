@@ -19,6 +19,7 @@ from nutshell.model.seams import Stream
 from nutshell.nn.kernels.cross_entropy import Loss, Smoothing, cross_entropy
 from nutshell.train.compute import Compute
 from nutshell.train.config import TrainConfig
+from nutshell.train.stages import UNWATCHED, Stages
 
 Params = Mapping[str, Tensor]
 
@@ -42,8 +43,8 @@ class TrainingLoss:
     Compiles the model's blocks in place where it compiles them one by one; such a model runs compiled afterwards.
     """
 
-    def __init__(self, model: LM, compute: Compute, config: TrainConfig) -> None:
-        self._model, self._compute = model, compute
+    def __init__(self, model: LM, compute: Compute, config: TrainConfig, stages: Stages = UNWATCHED) -> None:
+        self._model, self._compute, self._stages = model, compute, stages
         self._read_out = ReadOutLoss(model, Smoothing(config.label_smoothing, config.z_loss))
         self._params = self._read_out.params()
         self._gradients, self._trunk = self._read_out.gradients, model.trunk
@@ -66,6 +67,7 @@ class TrainingLoss:
         head = self._model.head_weight
         if not torch.is_grad_enabled():
             return self._read_out(x, head, stream, targets)
+        self._stages.done("forward")
         known = self.with_gradients(x.detach(), head.detach(), stream, targets)
         leaves = (x, head, *self._params.values())
         gradients = (known.of_state, known.of_head, *known.of_params.values())
