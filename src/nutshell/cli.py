@@ -27,6 +27,7 @@ VERBS = {
     "probe": "Show what every visit of an artifact's model does to the stream: diagnostics, not a score.",
     "report": "Write the report of a run again, from its stored files.",
     "recipes": "List the installed recipes.",
+    "doctor": "Show what this machine has, which paths a training takes on it, and what is missing.",
     "describe": "Show what a recipe is: virtual layers, parameters, FLOPs, predicted bytes; or how two differ.",
 }
 DATA_VERBS = {

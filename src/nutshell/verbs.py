@@ -12,11 +12,12 @@ from nutshell.data.bundled import BundledCorpus
 from nutshell.data.corpus import BuildConfig
 from nutshell.data.dataset import Dataset
 from nutshell.data.documents import TextFiles
-from nutshell.errors import ProofError, UsageError
+from nutshell.errors import ProofError, RunError, UsageError
 from nutshell.files import write_bytes, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.compare import OVERHEAD, FlopsCost, LayerCost, StepCost, compare
 from nutshell.pipeline.describe import describe as describe_recipe
+from nutshell.pipeline.doctor import examine
 from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.probing import probe_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
@@ -25,6 +26,7 @@ from nutshell.pipeline.training import Training
 from nutshell.ranks import rank_here
 from nutshell.recipe import Resolved, resolve
 from nutshell.report.diagram import draw_depth
+from nutshell.report.doctor_tables import doctor_view
 from nutshell.report.html import write_report
 from nutshell.report.probe_tables import probe_view
 from nutshell.report.profile_tables import profile_view
@@ -316,6 +318,20 @@ def describe(
         write_bytes(diagram, draw_depth(msgspec.convert(description, Description), standalone=True).encode())
         terminal.note(f"diagram: {diagram}")
     terminal.result(description, describe_view)
+
+
+def doctor(*, recipe: str = DEMO_RECIPE, overrides: Overrides = (), json: Json = False) -> None:
+    """Show what this machine has, which paths a training takes on it, and what is missing.
+
+    Args:
+        recipe: the recipe to train; the demo's unless given.
+        overrides: settings to try, as in `--set train.compile=never`.
+        json: print what was found as JSON.
+    """
+    found = examine(resolve(recipe, overrides))
+    Terminal(as_json=json).result(found, doctor_view)
+    if broken := [row for row in found["missing"] if row["needed"]]:
+        raise RunError(f"doctor: {broken[0]['says']}; {broken[0]['remedy']}")
 
 
 def data_build(*text: Path, vocab: int, out: Path, val_frac: float = 0.05, json: Json = False) -> None:

@@ -19,6 +19,7 @@ SURFACE = {
     "report": ("run", ""),
     "recipes": ("", "json"),
     "describe": ("recipe", "against step-ms overhead diagram set json"),
+    "doctor": ("", "recipe set json"),
     "data build": ("vocab out", "TEXT val-frac json"),
     "data fetch": ("export out", "train-shards revision repo allow-shared json"),
 }
