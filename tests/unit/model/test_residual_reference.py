@@ -296,7 +296,7 @@ def test_a_depth_sinusoid_says_that_it_does_nothing_in_the_first_virtual_layer()
     [
         (
             {"kind": "sequential", "entry": [{"kind": "birkhoff", "init_logit": float("inf")}]},
-            "must be finite, got inf",
+            "inf is no finite number",
         ),
         ({"kind": "sequential", "entry": [{"kind": "depth_sinusoid", "base": 1.0}]}, "base must be above 1, got 1.0"),
         ({"kind": "sequential", "entry": [{"kind": "depth_embedding", "blocks": "4"}]}, "the model has 4"),

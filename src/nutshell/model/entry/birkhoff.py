@@ -12,7 +12,6 @@ Interacts: a leak, not a doubly stochastic map, since x0 is never updated: each 
            models carry that dead l, `blocks` leaves it out.
 """
 
-import math
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -29,10 +28,6 @@ class BirkhoffConfig(BlockKind, frozen=True, kw_only=True, tag="birkhoff"):
     needs_moved_stream: ClassVar[bool] = True
     init_logit: float = 0.0
     per: Per = "block"
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.init_logit):
-            raise ValueError(f"init_logit must be finite, got {self.init_logit}: a gate at its end never moves")
 
     def build(self, place: Place) -> "Birkhoff":
         return Birkhoff(self, place)
