@@ -1,12 +1,8 @@
 """Training that sees its weights as they will be packed: what it is for, and what is refused."""
 
-import json
-
 import pytest
 
-from nutshell.data.corpus import BuildConfig, build
 from nutshell.data.dataset import Dataset
-from nutshell.data.documents import TextFiles
 from nutshell.errors import RecipeError
 from nutshell.files import read_json, write_json
 from nutshell.pipeline.averages import score_weights
@@ -14,16 +10,9 @@ from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.scoring import score_artifact
 from nutshell.pipeline.training import Told, Training
 from nutshell.recipe import resolve
+from tiny_text import write_tiny
 
 RECIPE = """
-about = "a test"
-[model]
-vocab_size = 300
-model_dim = 32
-attention = { num_heads = 2, num_kv_heads = 1 }
-inputs = [{ kind = "embed_norm" }]
-mlp = { kind = "relu2", mlp_dim = 64 }
-depth = { schedule = "0 (1)x2 2" }
 [train]
 batch_size = 8
 seq_len = 32
@@ -42,12 +31,7 @@ LATE = "train.phases=[{until=0.5,qat=false}]"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("quantized")
-    (made / "small.toml").write_text(RECIPE)
-    lines = [json.dumps({"text": f"number {n} and then {n * n} with {n % 7} more words to count"}) for n in range(400)]
-    (made / "text.jsonl").write_text("\n".join(lines))
-    build(TextFiles((made / "text.jsonl",)), made / "data", BuildConfig(vocab_size=300))
-    return made
+    return write_tiny(tmp_path_factory.mktemp("quantized"), RECIPE)
 
 
 def run(folder, name, *settings):

@@ -12,18 +12,10 @@ import pytest
 
 from nutshell.files import read_json
 from nutshell.train.checkpoint import read_tensors
+from tiny_text import write_tiny
 
 STEPS = 12
 RECIPE = f"""
-about = "a test"
-[model]
-vocab_size = 300
-model_dim = 32
-attention = {{ num_heads = 2, num_kv_heads = 1 }}
-inputs = [{{ kind = "embed_norm" }}]
-mlp = {{ kind = "relu2", mlp_dim = 64 }}
-residual = {{ kind = "sequential", entry = [{{ kind = "x0_mix" }}] }}
-depth = {{ schedule = "0 (1)x2 2" }}
 [train]
 batch_size = 8
 seq_len = 32
@@ -44,12 +36,7 @@ stride = 16
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("ranks")
-    (made / "small.toml").write_text(RECIPE)
-    lines = [json.dumps({"text": f"number {n} and then {n * n} with {n % 7} more words to count"}) for n in range(400)]
-    (made / "text.jsonl").write_text("\n".join(lines))
-    run(made, [sys.executable, "-m", "nutshell"], "data", "build", "text.jsonl", "--vocab", "300", "--out", "data")
-    return made
+    return write_tiny(tmp_path_factory.mktemp("ranks"), RECIPE)
 
 
 def environment():

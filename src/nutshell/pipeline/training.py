@@ -1,7 +1,6 @@
 """The training stage: a recipe and a data set to weights and a receipt."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,15 @@ from nutshell.data.dataset import Dataset
 from nutshell.data.loading import Loader, Prefetched, build_loader
 from nutshell.errors import DataError, RunError
 from nutshell.files import sha256_file, write_bytes, write_json
-from nutshell.machine import code_digest, processor, versions
-from nutshell.memory import TreeWatch, peak_process_bytes
+from nutshell.machine import processor, versions
+from nutshell.memory import TreeWatch
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.optim.roles import Optimizers
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe
 from nutshell.pipeline.profiling import Profiler
+from nutshell.pipeline.receipt import Measured, receipt_of, weights_digest
 from nutshell.pipeline.rows import MetricsLog, RowLog
 from nutshell.ranks import Ranks, is_silence, joined_ranks
 from nutshell.recipe import Resolved
@@ -171,20 +171,19 @@ class Training:
             )
         if profiler:
             write_json(run_dir / store.PROFILE, profiler.result())
-        digest = _digest(state)
-        if not ranks.same(digest):
+        measured = Measured(
+            prepare_seconds=prepare_seconds,
+            tree_bytes=tree.peak_bytes,
+            recompiled=num_compiled() - graphs,
+            ranks=ranks.size,
+            replicas_equal=ranks.same(weights_digest(state)),
+            skipped={str(phase.seq_len): loader.skipped(phase.seq_len) for phase in plan.phases},
+        )
+        if not measured.replicas_equal:
             told.warned("the processes ended with different weights; the first one's are kept")
-        facts = {
-            "replicas_equal": ranks.same(digest),
-            "prepare_seconds": prepare_seconds,
-            "tree_bytes": tree.peak_bytes,
-            "recompiled": num_compiled() - graphs,
-            "ranks": ranks.size,
-            "skipped": {str(phase.seq_len): loader.skipped(phase.seq_len) for phase in plan.phases},
-        }
-        receipt = self._finish(plan, state, facts) if ranks.is_first else {}
-        if receipt.get("recompiled"):
-            told.warned(f"{receipt['recompiled']} graphs were compiled after the clock had started")
+        if measured.recompiled:
+            told.warned(f"{measured.recompiled} graphs were compiled after the clock had started")
+        receipt = self._finish(plan, state, measured) if ranks.is_first else {}
         _check_all_active(plan, state)
         return receipt
 
@@ -262,14 +261,21 @@ class Training:
         path = self.run_dir / store.METRICS
         return opened.enter_context(MetricsLog(path, bytes_per_token, num_done=state.spent.steps))
 
-    def _finish(self, plan: Plan, state: TrainState, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _finish(self, plan: Plan, state: TrainState, measured: Measured) -> dict[str, Any]:
         """Write the weights, then the receipt; then the checkpoint has served."""
         packed = plan.config.packed_name
         for name, weights in state.final_weights().items():
             path = self.run_dir / (store.WEIGHTS if name == packed else store.other_weights(name))
             plain = {key: value.cpu().contiguous() for key, value in weights.items()}
             write_bytes(path, safetensors.torch.save(plain))
-        receipt = self._receipt(state, facts)
+        receipt = {
+            "name": self._resolved.name,
+            **msgspec.to_builtins(self._identity),
+            "overrides": self._resolved.overrides,
+            "tokenizer_sha256": self._dataset.tokenizer.sha256,
+            "weights_sha256": sha256_file(self.run_dir / store.WEIGHTS),
+            **receipt_of(plan.config, state, self._compute, measured),
+        }
         write_json(self.run_dir / store.RECEIPT, receipt)
         plan.checkpoint_path.unlink()
         return receipt
@@ -299,47 +305,6 @@ class Training:
         facts = {name: str(fact) for name, fact in self._compute.facts().items() if name != "compute_dtype"}
         return {**facts, "processor": processor(), "torch": versions()["torch"]}
 
-    def _receipt(self, state: TrainState, facts: Mapping[str, Any]) -> dict[str, Any]:
-        train = self._resolved.recipe.train
-        probe_seconds = {"probe": state.spent.probe_seconds} if train.probe_every else {}
-        record = msgspec.to_builtins(state.record)
-        return {
-            "name": self._resolved.name,
-            **msgspec.to_builtins(self._identity),
-            "overrides": self._resolved.overrides,
-            "code_digest": code_digest(),
-            "tokenizer_sha256": self._dataset.tokenizer.sha256,
-            "weights_sha256": sha256_file(self.run_dir / store.WEIGHTS),
-            "packed": train.packed_name,
-            "num_params": state.table.count(),
-            "steps": state.spent.steps,
-            "tokens": state.spent.tokens,
-            "budget": msgspec.to_builtins(train.budget),
-            "seconds": {"compile": facts["prepare_seconds"], "train": state.spent.seconds, **probe_seconds},
-            "features": record["features"],
-            "skipped": facts["skipped"],
-            "worst": {
-                "grad_norm": record["grad_norm"],
-                "step_seconds": record["step_seconds"],
-                "spikes": record["spikes"],
-                "num_spikes": record["num_spikes"],
-            },
-            "recompiled": facts["recompiled"],
-            "peak_memory_bytes": {
-                "compile_process_tree": facts["tree_bytes"],
-                "train_process": peak_process_bytes(),
-            },
-            "ranks": facts["ranks"],
-            "replicas_equal": facts["replicas_equal"],
-            "device": str(self._compute.device),
-            "processor": processor(),
-            "versions": versions(),
-            **self._compute.facts(),
-            **self._compute.timings(),
-            "changes_on_resume": msgspec.to_builtins(state.conditions.changes),
-            "probes": {"every": train.probe_every, "clock": "stopped"} if train.probe_every else None,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -349,15 +314,6 @@ class Told:
     prepared: Callable[[float], object] = _nobody
     changed: Callable[[Change], object] = _nobody
     warned: Callable[[str], object] = _nobody
-
-
-def _digest(state: TrainState) -> str:
-    """Give the SHA-256 of the weights in training and of every average."""
-    found = hashlib.sha256()
-    for weights in state.final_weights().values():
-        for value in weights.values():
-            found.update(value.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def _check_all_active(plan: Plan, state: TrainState) -> None:
