@@ -88,6 +88,14 @@ TECHNIQUES = {
     "q gain by visit": {"attention": {**ATTENTION, "q_gain_per": "visit"}},
     "within documents": {"attention": {**ATTENTION, "within_documents": True}},
     "untied head": {"tied_head": False},
+    "narrow embedding": {"embedding_dim": 10},
+    "narrow embedding and untied head": {
+        "embedding_dim": 10,
+        "tied_head": False,
+        "inputs": [{"kind": "bigram_hash", "buckets": 37, "dim": 6}, {"kind": "embed_norm"}, {"kind": "smear_gate"}],
+        "logits": [{"kind": "softcap", "cap": 3.0}],
+    },
+    "wide embedding": {"embedding_dim": 30},
     "low_rank": {
         "attention": {**ATTENTION, "q": {"kind": "low_rank", "rank": 6}, "out": {"kind": "low_rank", "rank": 5}},
         "mlp": {"kind": "relu2", "mlp_dim": 40, "down": {"kind": "low_rank", "rank": 7}},

@@ -7,6 +7,7 @@
     F  MLP hidden width              L  virtual layers (applications of a block)
     P  physical blocks               N  rows of something flat (targets, windows, streams)
     R  rows of a weight matrix       C  columns of a weight matrix
+    M  embedding width, D unless a recipe says otherwise
 
 Shapes are written with jaxtyping: `Float[Tensor, "B T D"]`.
 """

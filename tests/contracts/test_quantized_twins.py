@@ -14,7 +14,16 @@ from nutshell.train.qat import NoiseConfig, SteConfig, quantized_twin
 cases = pytest.mark.parametrize("case", CASES)
 modes = pytest.mark.parametrize("qat", [SteConfig(rate_bits=4.0), NoiseConfig(rate_bits=4.0)], ids=["ste", "noise"])
 # Where quantized weights live; what else a technique does to a graph, tests/contracts/test_techniques.py compiles.
-HOLDERS = ("untied head", "bigram_hash", "value_embedding", "low_rank", "kronecker", "swiglu", "all together")
+HOLDERS = (
+    "untied head",
+    "narrow embedding",
+    "bigram_hash",
+    "value_embedding",
+    "low_rank",
+    "kronecker",
+    "swiglu",
+    "all together",
+)
 CLIP, BITS, RATE = 12.85, 6, 4.0
 RULES = (
     RtnConfig(roles=("matrix",), bits=BITS, clip_sigmas=CLIP),

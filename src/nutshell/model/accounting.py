@@ -29,9 +29,9 @@ def count_params(config: ModelConfig, schedules: Sequence[DepthSchedule]) -> int
 def params_by_part(config: ModelConfig, schedules: Sequence[DepthSchedule]) -> dict[Part, int]:
     """Count the parameters of `LM(config, schedules)` by part, in the order of the forward; parts may have none."""
     dims = config.dims
-    table = dims.vocab_size * dims.model_dim
+    table = dims.vocab_size * config.embedding_width
     skips = {skip.key for schedule in schedules for skip in schedule.skips}
-    counts: Counter[Part] = Counter({Part("embedding", "table"): table})
+    counts: Counter[Part] = Counter({Part("embedding", "table"): table, **_projection(config, "embedding")})
     for kind in config.inputs:
         counts[_part("inputs", kind)] += kind.num_params(dims)
     for kind in config.values:
@@ -42,6 +42,7 @@ def params_by_part(config: ModelConfig, schedules: Sequence[DepthSchedule]) -> d
         for part, number in _block_params(config, place):
             counts[part] += number
     counts[_part("residual", config.residual)] += config.residual.num_carry_params(dims)
+    counts.update(_projection(config, "head"))
     counts[_head(config)] += 0 if config.tied_head else table
     for kind in config.logits:
         counts[_part("logits", kind)] += kind.num_params(dims)
@@ -79,6 +80,9 @@ def flops_by_part(config: ModelConfig, schedule: DepthSchedule, seq_len: int) ->
     """Count the FLOPs of one training token by part, as `flops_per_token` does; parts may have none."""
     dims = config.dims
     forward: defaultdict[Part, float] = defaultdict(float)
+    for seam in ("embedding", "head"):
+        for part, number in _projection(config, seam).items():
+            forward[part] += 2 * number
     for kind in config.inputs:
         forward[_part("inputs", kind)] += kind.flops(dims)
     for kind in config.values:
@@ -87,7 +91,7 @@ def flops_by_part(config: ModelConfig, schedule: DepthSchedule, seq_len: int) ->
         place = Place(dims, visit.block, schedule.num_visits(visit.block))
         for part, number in _visit_flops(config, place, seq_len):
             forward[part] += number
-    forward[_head(config)] += 2 * dims.vocab_size * dims.model_dim
+    forward[_head(config)] += 2 * dims.vocab_size * config.embedding_width
     return {part: 3.0 * number for part, number in forward.items()}
 
 
@@ -104,6 +108,13 @@ def _visit_flops(config: ModelConfig, place: Place, seq_len: int) -> Iterator[tu
     }
     for seam, kinds in seams.items():
         yield from ((_part(seam, kind), kind.flops(place)) for kind in kinds if kind.acts_in(place))
+
+
+def _projection(config: ModelConfig, seam: str) -> dict[Part, int]:
+    """Count the weights between the embedding's width and the model's on one side; there are none if they are equal."""
+    if config.embedding_dim is None:
+        return {}
+    return {Part(seam, "project"): config.embedding_dim * config.model_dim}
 
 
 def _head(config: ModelConfig) -> Part:

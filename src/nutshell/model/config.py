@@ -67,8 +67,10 @@ class NormConfig(Config, frozen=True):
 class ModelConfig(Config, frozen=True):
     """A decoder: sizes, depth, and the techniques at each seam in the order in which they act.
 
-    `tied_head` reads the logits out with the embedding; `embedding_std` is its first standard deviation. `matrix_init`
-    says how matrices into a branch are drawn (nn/init.py). `bos_id` is the token that starts every document.
+    `tied_head` reads the logits out with the embedding; `embedding_std` is its first standard deviation.
+    `embedding_dim`, where it is given, is its width and the head's, with a projection to and from `model_dim`.
+    `matrix_init` says how matrices into a branch are drawn (nn/init.py). `bos_id` is the token that starts every
+    document.
     """
 
     vocab_size: int
@@ -84,6 +86,7 @@ class ModelConfig(Config, frozen=True):
     heads: tuple[HeadConfig, ...] = ()
     logits: tuple[LogitConfig, ...] = ()
     tied_head: bool = True
+    embedding_dim: int | None = None
     embedding_std: float = 0.005
     matrix_init: MatrixInit = "orthogonal"
     bos_id: int = 1
@@ -92,6 +95,10 @@ class ModelConfig(Config, frozen=True):
         for name in ("vocab_size", "model_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.embedding_dim is not None and self.embedding_dim < 1:
+            raise ValueError(f"embedding_dim must be at least 1, got {self.embedding_dim}")
+        if self.embedding_dim == self.model_dim:
+            raise ValueError(f"embedding_dim {self.embedding_dim} has no effect: it is model_dim; leave it out")
         if self.embedding_std <= 0:
             raise ValueError(f"embedding_std must be positive, got {self.embedding_std}")
         if not 0 <= self.bos_id < self.vocab_size:
@@ -122,6 +129,10 @@ class ModelConfig(Config, frozen=True):
             num_blocks=self.depth.parse().num_blocks,
             bos_id=self.bos_id,
         )
+
+    @property
+    def embedding_width(self) -> int:
+        return self.model_dim if self.embedding_dim is None else self.embedding_dim
 
     @property
     def rotary_dims(self) -> int:

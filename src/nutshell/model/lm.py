@@ -38,9 +38,12 @@ class LM(nn.Module):
         dims = config.dims
         assert all(schedule.num_blocks <= dims.num_blocks for schedule in schedules)
         self.config = config
-        self.embedding = parameter(
-            torch.empty(dims.vocab_size, dims.model_dim), "embedding", Normal(config.embedding_std)
-        )
+        width = config.embedding_width
+        self.embedding = parameter(torch.empty(dims.vocab_size, width), "embedding", Normal(config.embedding_std))
+        self.embedding_project = self.head_project = None
+        if width != dims.model_dim:
+            self.embedding_project = Projection(width, dims.model_dim, role="projection")
+            self.head_project = Projection(dims.model_dim, width, role="projection")
         self.inputs = nn.ModuleList(kind.build(dims) for kind in config.inputs)
         tables = {str(kind.__struct_config__.tag): kind.build_table(dims) for kind in config.values}
         self.tables = nn.ModuleDict({tag: table for tag, table in tables.items() if table is not None})
@@ -50,7 +53,7 @@ class LM(nn.Module):
         self.carry = config.residual.build_carry(dims)
         self.head = None
         if not config.tied_head:
-            self.head = Projection(dims.model_dim, dims.vocab_size, role="head", draw="zero")
+            self.head = Projection(width, dims.vocab_size, role="head", draw="zero")
         self.logits = nn.ModuleList(kind.build(dims) for kind in config.logits)
 
     def init_weights(self, seed: int) -> None:
@@ -103,7 +106,7 @@ class LM(nn.Module):
         stream = Stream(
             tokens=tokens,
             previous=shift(tokens, -1, cache, "tokens"),
-            x0=F.embedding(tokens, self.embedding).to(dtype),
+            x0=self._embed(tokens, dtype),
             rotary=rotary,
             dtype=dtype,
             attend_kind=attend_kind,
@@ -116,8 +119,11 @@ class LM(nn.Module):
             x = technique(x, stream)
         return stream._replace(x0=x)
 
-    def trunk(self, stream: Stream, schedule: DepthSchedule) -> Float[Tensor, "B T D"]:
-        """Run the virtual layers, saving what a later skip needs and nothing else."""
+    def trunk(self, stream: Stream, schedule: DepthSchedule) -> Float[Tensor, "B T M"]:
+        """Run the virtual layers, saving what a later skip needs and nothing else; give what the head reads.
+
+        That is the last state, or its projection to the embedding's width, which is normalised before.
+        """
         # A copy, not an alias: compiled code would be specialised to the first block's stream being x0.
         state = self.carry.start(stream.x0.clone())
         sources = {skip.source for skip in schedule.skips}
@@ -131,26 +137,32 @@ class LM(nn.Module):
                 stream = stream._replace(first_values=values)
             if visit in sources:
                 saved[visit] = self.carry.read(state)
-        return self.carry.finish(state)
+        x = self.carry.finish(state)
+        return x if self.head_project is None else self.head_project(rms_norm(x))
 
     @property
-    def head_weight(self) -> Float[Tensor, "V D"]:
+    def head_weight(self) -> Float[Tensor, "V M"]:
         """The matrix of the head: one of its own, or the embedding."""
         return self.embedding if self.head is None else self.head.weight
 
     def read_out(
-        self, x: Float[Tensor, "B T D"], stream: Stream, head_weight: Float[Tensor, "V D"] | None = None
+        self, x: Float[Tensor, "B T M"], stream: Stream, head_weight: Float[Tensor, "V M"] | None = None
     ) -> Float[Tensor, "B T V"]:
-        """Turn the last state into logits: fp32 numbers, of a product in the stream's dtype.
+        """Turn what the trunk gives into logits: fp32 numbers, of a product in the stream's dtype.
 
         In bf16, as training may run, each is rounded to bf16 before the `logits` techniques act; what that costs is in
         docs/techniques/head.md. Scoring is fp32 throughout. A matrix that is given takes the place of the head's.
         """
         weight = self.head_weight if head_weight is None else head_weight
-        z = F.linear(rms_norm(x), weight.to(stream.dtype)).float()
+        h = rms_norm(x) if self.head_project is None else x
+        z = F.linear(h, weight.to(stream.dtype)).float()
         for technique in self.logits:
             z = technique(z, stream)
         return z
+
+    def _embed(self, tokens: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B T D"]:
+        x = F.embedding(tokens, self.embedding).to(dtype)
+        return x if self.embedding_project is None else self.embedding_project(rms_norm(x))
 
     def _documents(self, tokens: Int[Tensor, "B T"], attend_kind: AttendKind, cache: KVCache | None) -> DocumentIds:
         starts = tokens == self.config.bos_id

@@ -1,6 +1,7 @@
 """How the first values of a model's weights are drawn; `docs/initialisation.md` lists those of every weight.
 
     matrices into a branch (q, k, v, up)      `orthogonal`, or `uniform` in +-1/sqrt(inputs), torch's default
+    projections outside blocks                likewise, unless their technique starts them at zero
     the two factors of such a matrix          `orthogonal` each, or `uniform` each in +-3^(1/4)/sqrt(inputs)
     matrices out of a branch (out, down)      zero: every branch starts silent; of two factors one is zero
     tables looked up by token                 normal, with the standard deviation that each states

@@ -1,9 +1,9 @@
 """Parameters that know their role and their first values, and the table that the optimizer and the quantizer read.
 
 A role says what a parameter is for, so that nothing has to guess from its name: `matrix` (a projection inside a block),
-`projection` (the matrix behind a side table, outside all blocks), `embedding` (a table looked up by token), `head` (an
-untied output table), `gate` (weights that open and close a path), `gain` (one factor a head or a channel), `scale`
-(per-channel weights of the residual stream).
+`projection` (a matrix outside all blocks: behind a side table, or between the embedding's width and the model's),
+`embedding` (a table looked up by token), `head` (an untied output table), `gate` (weights that open and close a path),
+`gain` (one factor a head or a channel), `scale` (per-channel weights of the residual stream).
 """
 
 from collections.abc import Iterator

@@ -28,7 +28,7 @@ class OptimConfig(Config, frozen=True):
     """Learning rates and weight decays by role, Muon's and AdamW's constants, and how they change over the run.
 
     `matrix_*` steer Muon (role matrix), `embed_*` AdamW on embedding and head, `scalar_*` AdamW on gates, gains and
-    scales. `projections` says which of the two trains the projections of side tables: Muon as a matrix, or AdamW as a
+    scales. `projections` says which of the two trains the projections outside blocks: Muon as a matrix, or AdamW as a
     scalar. All rates are multiplied by `lr_curve`; decays and momentum are curves of their own (config/curve.py).
     `grad_clip` bounds the norm of the whole gradient, after the ranks' shares are added.
     """

@@ -108,7 +108,7 @@ def _claims(table: ParamTable, config: OptimConfig) -> tuple[list[ParamRow], lis
     projections = table.with_role(*PROJECTION_ROLES)
     by_adamw = config.projections == "adamw"
     if by_adamw and not projections:
-        raise RecipeError("optim.projections = 'adamw' has no effect: the model has no side table with a projection")
+        raise RecipeError("optim.projections = 'adamw' has no effect: the model has no projection outside its blocks")
     matrices = table.with_role(*MATRIX_ROLES) + ([] if by_adamw else projections)
     embeddings = table.with_role(*EMBED_ROLES)
     scalars = table.with_role(*SCALAR_ROLES) + (projections if by_adamw else [])

@@ -26,7 +26,7 @@ from nutshell.train.phases import Phase
 OVERHEAD = 0.023
 
 # What is outside the virtual layers, whatever their number.
-_ONCE = ("inputs", "head")
+_ONCE = ("embedding", "inputs", "head")
 # One time a layer holds for two recipes only if their layers are the same work, up to a technique's share.
 _SAME_LAYER = 0.01
 

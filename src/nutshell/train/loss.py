@@ -32,8 +32,8 @@ class Known(NamedTuple):
     """A loss together with its gradients: of the last state, of the head's matrix, and of the techniques on logits."""
 
     loss: Loss
-    of_state: Float[Tensor, "B T D"]
-    of_head: Float[Tensor, "V D"]
+    of_state: Float[Tensor, "B T M"]
+    of_head: Float[Tensor, "V M"]
     of_params: Params
 
 
@@ -74,7 +74,7 @@ class TrainingLoss:
         return known.loss._replace(objective=_Linked.apply(known.loss.objective, *leaves, *gradients))
 
     def with_gradients(
-        self, x: Float[Tensor, "B T D"], head: Float[Tensor, "V D"], stream: Stream, targets: Int[Tensor, "B T"]
+        self, x: Float[Tensor, "B T M"], head: Float[Tensor, "V M"], stream: Stream, targets: Int[Tensor, "B T"]
     ) -> Known:
         """Compute from the last state the loss and its gradients, a piece of the rows at a time."""
         params = {name: value.detach() for name, value in self._params.items()}
@@ -98,7 +98,7 @@ class ReadOutLoss(nn.Module):
         self.model, self.smoothing = model, smoothing
 
     def forward(
-        self, x: Float[Tensor, "B T D"], head: Float[Tensor, "V D"], stream: Stream, targets: Int[Tensor, "B T"]
+        self, x: Float[Tensor, "B T M"], head: Float[Tensor, "V M"], stream: Stream, targets: Int[Tensor, "B T"]
     ) -> Loss:
         logits = self.model.read_out(x, stream, head)
         return cross_entropy(logits.flatten(0, 1), targets.flatten(), self.smoothing)

@@ -11,6 +11,8 @@ from nutshell.model.lm import LM
 # A parameter's name in the state dict, and the seam that it belongs to.
 SEAM_OF = {
     r"embedding": "embedding",
+    r"embedding_project\.": "embedding",
+    r"head_project\.": "head",
     r"inputs\.": "inputs",
     r"tables\.": "values",
     r"skips\.": "depth.join",
@@ -68,3 +70,20 @@ def test_flops_by_part_are_those_of_the_matrix_products():
     assert parts[Part("values", "value_embedding")] == 3 * 2 * 6 * 16  # once, not at every visit
     assert parts[Part("head", "tied")] == 3 * 2 * 61 * 24
     assert sum(parts.values()) == flops_per_token(config, schedule, 10)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_of_another_width_costs_two_projections_and_less_in_its_tables(tied):
+    config = model_config(embedding_dim=10, tied_head=tied)
+    schedule = config.depth.parse()
+    counts, flops = params_by_part(config, [schedule]), flops_by_part(config, schedule, 10)
+    head = Part("head", "tied" if tied else "dense")
+    assert counts[Part("embedding", "table")] == 61 * 10
+    assert counts[head] == (0 if tied else 61 * 10)
+    assert flops[head] == 3 * 2 * 61 * 10
+    for seam in ("embedding", "head"):
+        assert counts[Part(seam, "project")] == 10 * 24
+        assert flops[Part(seam, "project")] == 3 * 2 * 10 * 24
+    plain = params_by_part(model_config(), [schedule])
+    assert Part("embedding", "project") not in plain
+    assert Part("head", "project") not in plain

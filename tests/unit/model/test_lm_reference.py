@@ -49,6 +49,66 @@ def test_a_looped_model_with_a_skip_is_its_formula():
         torch.testing.assert_close(model(text, schedule)[0], expected.float(), atol=1e-4, rtol=1e-4)
 
 
+def rms_by_loop(row):
+    mean = sum(value * value for value in row) / len(row)
+    return [value / math.sqrt(mean + 1.1920929e-07) for value in row]
+
+
+def products_by_loop(matrix, row):
+    return [sum(weight * value for weight, value in zip(weights, row, strict=True)) for weights in matrix]
+
+
+@pytest.mark.parametrize("embedding_dim", [10, 30])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_embedding_of_another_width_is_normed_before_its_projection_and_the_state_before_the_other(
+    embedding_dim, tied
+):
+    depth, attention = {"schedule": "0"}, {**ATTENTION, "rotary": {"dims": 0}}
+    model, schedule = build_model(
+        model_config(embedding_dim=embedding_dim, tied_head=tied, depth=depth, attention=attention)
+    )
+    text = tokens(1, 6)
+    weights = {name: value.detach().double() for name, value in model.named_parameters()}
+    table = weights["embedding"].tolist()
+    assert len(table[0]) == embedding_dim
+    entered = [
+        products_by_loop(weights["embedding_project.weight"].tolist(), rms_by_loop(table[token]))
+        for token in text[0].tolist()
+    ]
+    left = reference_block(torch.tensor(entered, dtype=torch.float64), weights, "blocks.0", 6)
+    output = table if tied else weights["head.weight"].tolist()
+    expected = [
+        products_by_loop(output, products_by_loop(weights["head_project.weight"].tolist(), rms_by_loop(row)))
+        for row in left.tolist()
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(model(text, schedule)[0], torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_inputs_act_at_the_models_width_after_the_projection():
+    model, _ = build_model(model_config(embedding_dim=10, inputs=[{"kind": "embed_norm"}]))
+    with torch.no_grad():
+        x0 = model.stream(tokens(1, 6), dtype=torch.float32, attend_kind="fused").x0
+    assert x0.shape == (1, 6, 24)
+    torch.testing.assert_close(x0.square().mean(-1), torch.ones(1, 6), atol=1e-4, rtol=0)
+
+
+def test_the_projections_start_orthogonal_and_keep_lengths_on_the_narrow_side():
+    config = model_config(embedding_dim=10)
+    model = LM(config, [config.depth.parse()])
+    model.init_weights(3)
+    assert {row.name: row.shape for row in ParamTable.of(model).with_role("projection")} == {
+        "embedding_project.weight": (24, 10),
+        "head_project.weight": (10, 24),
+    }
+    entry, leave = model.embedding_project.weight, model.head_project.weight
+    for small in (entry.T, leave):
+        torch.testing.assert_close(small @ small.T, torch.eye(10), atol=1e-5, rtol=0)
+    with torch.no_grad():
+        x0 = model.stream(tokens(1, 6), dtype=torch.float32, attend_kind="fused").x0
+    torch.testing.assert_close(x0.square().mean(-1), torch.full((1, 6), 10 / 24), atol=0, rtol=0.02)
+
+
 def test_initial_weights_are_what_the_docstring_says():
     config = model_config(embedding_std=0.02, residual={"kind": "sequential", "entry": [{"kind": "x0_mix"}]})
     model = LM(config, [config.depth.parse()])
@@ -92,6 +152,8 @@ def test_a_skip_of_any_declared_schedule_has_weights_once():
         ({"attention": {**ATTENTION, "rotary": {"dims": 3}}}, "rotary.dims 3 must be even"),
         ({"attention": {**ATTENTION, "rotary": {"dims": 10}}}, "at most 8"),
         ({"model_dim": 0}, "model_dim must be at least 1"),
+        ({"embedding_dim": 0}, "embedding_dim must be at least 1, got 0"),
+        ({"embedding_dim": 24}, "embedding_dim 24 has no effect: it is model_dim"),
         ({"attention": {**ATTENTION, "head_dim": 0}}, "head_dim must be at least 1"),
         ({"attention": {**ATTENTION, "rotary": {"base": 0.0, "dims": 4}}}, "rotary.base 0.0 must be above 1"),
         ({"embedding_std": -1.0}, "embedding_std must be positive, got -1.0"),

@@ -164,6 +164,11 @@ def test_the_head_is_no_work_of_a_layer(recipe):
     assert work(recipe(large), recipe(large, LONGER), FIT)["b"]["absolute"]["steps"] == pytest.approx(4_304, abs=1)
 
 
+def test_the_projections_of_an_embedding_of_another_width_are_no_work_of_a_layer(recipe):
+    wide = ("model_dim = 24", "model_dim = 24\nembedding_dim = 400")
+    assert work(recipe(), recipe(wide), FIT)["b"] == work(recipe(), recipe(), FIT)["b"]
+
+
 @pytest.mark.parametrize("times", [(-1.0, 1.0), (1.0, 0.0), (1.0, float("inf")), (float("nan"), 1.0)])
 def test_a_cost_that_cannot_be_measured_is_refused(times):
     with pytest.raises(UsageError, match=r"--step-ms .*: give times"):

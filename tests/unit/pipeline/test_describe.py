@@ -113,6 +113,15 @@ def test_a_branch_is_shared_by_the_visits_of_a_block_unless_it_is_untied(describ
     assert not active(untied[2], "xsa")["per_visit"]  # it has no weights
 
 
+def test_an_embedding_of_another_width_has_two_projections_among_the_parts(described):
+    description = described(("model_dim = 24\n", "model_dim = 24\nembedding_dim = 10\n"))
+    costs = {(part["seam"], part["kind"]): part["params"] for part in description["parts"]}
+    assert costs["embedding", "table"] == 61 * 10
+    assert costs["embedding", "project"] == costs["head", "project"] == 24 * 10
+    assert description["params_by_role"]["projection"] == 2 * 24 * 10
+    assert sum(costs.values()) == description["num_params"] == sum(description["params_by_role"].values())
+
+
 def test_parameters_and_flops_by_part_add_up(described):
     description = described()
     assert sum(part["params"] for part in description["parts"]) == description["num_params"]

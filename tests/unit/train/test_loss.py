@@ -28,6 +28,8 @@ MODELS = {
     "tied": {"logits": [{"kind": "softcap", "cap": 5.0}]},
     "untied": {"logits": [{"kind": "softcap", "cap": 5.0}], "tied_head": False},
     "no cap": {},
+    "narrow": {"embedding_dim": 10},
+    "narrow untied": {"embedding_dim": 10, "tied_head": False, "logits": [{"kind": "softcap", "cap": 5.0}]},
 }
 
 
@@ -80,6 +82,7 @@ def assert_near(found, wanted, *, within):
         *((name, None) for name in MODELS),
         pytest.param("tied", "blocks", marks=COMPILED),
         pytest.param("untied", "schedules", marks=COMPILED),
+        pytest.param("narrow", "blocks", marks=COMPILED),
     ],
 )
 def test_values_and_gradients_are_those_of_float64(name, scope):
@@ -133,10 +136,10 @@ def test_no_logits_of_more_than_a_piece_ever_exist():
     assert sizes == [(2, T, VOCAB)] * 3
 
 
-@pytest.mark.parametrize("name", ["tied", "untied"])
+@pytest.mark.parametrize("name", ["tied", "untied", "narrow", "narrow untied"])
 def test_a_model_that_sees_its_weights_quantized_learns_by_what_it_sees(name):
     model, schedule = drawn_model(name)
-    rules = (RtnConfig(roles=("embedding", "matrix"), bits=3),)
+    rules = (RtnConfig(roles=("embedding", "matrix", "projection"), bits=3),)
     twin = quantized_twin(model, (schedule,), SteConfig(), rules)
     logits = twin(tokens(B, T), schedule, attend_kind="products").flatten(0, 1)
     F.cross_entropy(logits, tokens(B, T, seed=1).flatten()).backward()
