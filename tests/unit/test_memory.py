@@ -1,9 +1,7 @@
-import mmap
 import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -27,48 +25,58 @@ def test_the_peak_of_a_process_grows_with_what_it_holds_and_does_not_shrink():
     assert peak_process_bytes() >= grown
 
 
-def watch_beside(program):
-    """Watch while a child that holds 80 MB waits; say by how much it raised what is seen."""
-    with TreeWatch() as alone:
-        time.sleep(0.25)
-    command = [sys.executable, "-c", program]
-    with (
-        TreeWatch() as beside,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child,
-    ):
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(0.25)
-        child.communicate()
-    return beside.peak_bytes - alone.peak_bytes
+# Watched in processes of their own: what other tests left in this one comes and goes as it likes.
+BESIDE = """
+import subprocess, sys, time
+from nutshell.memory import TreeWatch
+with TreeWatch() as alone:
+    time.sleep(0.25)
+command = [sys.executable, "-c", sys.argv[1]]
+with (
+    TreeWatch() as beside,
+    subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child,
+):
+    assert child.stdout.readline() == "ready\\n"
+    time.sleep(0.25)
+    child.communicate()
+print(beside.peak_bytes - alone.peak_bytes)
+"""
+GIVEN_BACK = """
+import time
+from nutshell.memory import TreeWatch
+with TreeWatch() as watch:
+    held = b"x" * 200_000_000
+    time.sleep(0.25)
+    del held
+    time.sleep(0.25)
+with TreeWatch() as after:
+    pass
+print(watch.peak_bytes - after.peak_bytes)
+"""
+
+
+def watched(script, *arguments):
+    """Run a script; give the bytes that it prints: by how much what it saw was raised."""
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return int(done.stdout)
 
 
 @linux
 @pytest.mark.parametrize("program", [CHILD, GRANDPARENT], ids=["child", "grandchild"])
 def test_children_and_theirs_are_added(program):
-    assert 75 * MB < watch_beside(program) < 160 * MB
+    assert 75 * MB < watched(BESIDE, program) < 160 * MB
 
 
 @linux
 def test_memory_that_was_given_back_inside_the_block_counts():
-    with TreeWatch() as watch:
-        held = mmap.mmap(-1, 200 * MB)  # goes back whatever the C library keeps
-        for start in range(0, len(held), mmap.PAGESIZE):
-            held[start] = 1
-        time.sleep(0.25)
-        held.close()
-        time.sleep(0.25)
-    with TreeWatch() as after:
-        pass
-    assert watch.peak_bytes > after.peak_bytes + 150 * MB
+    assert watched(GIVEN_BACK) > 150 * MB
 
 
 @linux
 def test_a_child_of_another_thread_is_found():
-    found = []
-    thread = threading.Thread(target=lambda: found.append(watch_beside(CHILD)))
-    thread.start()
-    thread.join()
-    assert found[0] > 75 * MB
+    thread = f"threading.Thread(target=exec, args=({BESIDE!r}, globals()))"
+    assert 75 * MB < watched(f"import threading; thread = {thread}; thread.start(); thread.join()", CHILD) < 160 * MB
 
 
 def test_a_system_that_does_not_tell_is_none(monkeypatch, tmp_path):
