@@ -39,13 +39,13 @@ def score_weights(run_dir: Path, data_dir: Path, *, progress: Progress) -> dict[
     recipe = store.read_recipe(run_dir)
     tokenizer = Tokenizer((run_dir / store.TOKENIZER).read_bytes())
     paths = weight_files(run_dir, recipe)
+    models = {name: _load(recipe, tokenizer, path) for name, path in paths.items()}
+    _, documents = store.open_documents(data_dir, next(iter(models.values())))
     found = {}
-    for number, (name, path) in enumerate(paths.items()):
-        loaded = _load(recipe, tokenizer, path)
-        _, documents = store.open_documents(data_dir, loaded)
+    for number, (name, loaded) in enumerate(models.items()):
         plan = WindowPlan(context=loaded.context, stride=loaded.context)
         score = score_documents(ModelPredictor(loaded), documents, plan, progress=_part(progress, number, len(paths)))
-        found[name] = {"disjoint_bpb": score.bpb, "sha256": sha256_file(path)}
+        found[name] = {"disjoint_bpb": score.bpb, "sha256": sha256_file(paths[name])}
     result = {"packed": recipe.train.packed_name, "weights": found, "seconds": time.perf_counter() - start}
     write_json(run_dir / store.AVERAGES, result)
     return result
