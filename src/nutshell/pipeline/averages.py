@@ -39,7 +39,7 @@ def score_weights(run_dir: Path, data_dir: Path, *, progress: Progress) -> dict[
     recipe = store.read_recipe(run_dir)
     tokenizer = Tokenizer((run_dir / store.TOKENIZER).read_bytes())
     paths = weight_files(run_dir, recipe)
-    models = {name: _load(recipe, tokenizer, path) for name, path in paths.items()}
+    models: dict[AverageName, Loaded] = {name: _load(recipe, tokenizer, path) for name, path in paths.items()}
     _, documents = store.open_documents(data_dir, next(iter(models.values())))
     found = {}
     for number, (name, loaded) in enumerate(models.items()):
