@@ -312,7 +312,7 @@ def test_a_probe_that_cannot_be_made(run, trained, data, tmp_path):
     fails(run(*probe, "--early-stop", 0.1), "'0-1' has no loop; give --schedule with one", status=2)
     fails(run(*probe, "--weights", tmp_path / "none"), "there is no such file")
     save_file({"embedding": torch.zeros(3, 4)}, tmp_path / "other.safetensors")
-    fails(run(*probe, "--weights", tmp_path / "other.safetensors"), "not the weights of this artifact: 'embedding' is")
+    fails(run(*probe, "--weights", tmp_path / "other.safetensors"), "not the weights of this model: 'embedding' is")
     fails(run("probe", tmp_path / "none.nut", "--data", data), "cannot read the artifact")
     fails(run("probe", trained / "model.nut", "--data", tmp_path / "nowhere"), "no such folder")
 

@@ -14,18 +14,15 @@ from nutshell.artifact.load import Loaded
 from nutshell.artifact.predictor import ModelPredictor
 from nutshell.config.loader import to_toml
 from nutshell.data.tokenizer import Tokenizer
-from nutshell.errors import RunError
 from nutshell.files import sha256_file, write_json
 from nutshell.machine import num_threads
-from nutshell.model.lm import LM
-from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
+from nutshell.pipeline.weights import unpacked_model, weight_files
 from nutshell.recipe import Recipe
 from nutshell.score.frozen import score_documents
 from nutshell.score.predictor import Progress
 from nutshell.score.windows import WindowPlan
-from nutshell.train.averaging import AverageName, name_of
-from nutshell.train.checkpoint import read_tensors
+from nutshell.train.averaging import AverageName
 
 
 def score_weights(run_dir: Path, data_dir: Path, *, progress: Progress) -> dict[str, Any]:
@@ -51,16 +48,6 @@ def score_weights(run_dir: Path, data_dir: Path, *, progress: Progress) -> dict[
     return result
 
 
-def weight_files(run_dir: Path, recipe: Recipe) -> dict[AverageName, Path]:
-    """Name the files of a run's weights, the packed ones first."""
-    packed = recipe.train.packed_name
-    names: list[AverageName] = ["last", *map(name_of, recipe.train.averages)]
-    found: dict[AverageName, Path] = {packed: run_dir / store.WEIGHTS}
-    for name in names:
-        found.setdefault(name, run_dir / store.other_weights(name))
-    return found
-
-
 def is_scored(run_dir: Path, recipe: Recipe) -> bool:
     """Say whether these very weights have been scored."""
     path = run_dir / store.AVERAGES
@@ -74,17 +61,9 @@ def is_scored(run_dir: Path, recipe: Recipe) -> bool:
 
 
 def _load(recipe: Recipe, tokenizer: Tokenizer, path: Path) -> Loaded:
-    """Build the model of the packed schedule with unpacked weights."""
-    tensors, _ = read_tensors(path)
-    schedule = recipe.final_schedule
-    with torch.device("meta"):
-        model = LM(recipe.model, [schedule])
-    names = [row.name for row in ParamTable.of(model)]
-    if missing := [name for name in names if name not in tensors]:
-        raise RunError(f"{path}: has no weight '{missing[0]}', which the run's recipe has")
-    model.load_state_dict({name: tensors[name] for name in names}, assign=True)
-    model.requires_grad_(requires_grad=False)
-    return Loaded(model.eval(), schedule, tokenizer, recipe.train.seq_len, recipe.score.stride, to_toml(recipe))
+    """Stand unpacked weights in for an artifact's."""
+    model = unpacked_model(recipe.model, recipe.final_schedule, path)
+    return Loaded(model, recipe.final_schedule, tokenizer, recipe.train.seq_len, recipe.score.stride, to_toml(recipe))
 
 
 def _part(progress: Progress, number: int, parts: int) -> Progress:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 
 from nutshell.artifact.load import Loaded
-from nutshell.errors import RunError, UsageError
+from nutshell.errors import UsageError
 from nutshell.files import sha256_bytes, sha256_file
 from nutshell.machine import num_threads
 from nutshell.model.lm import LM
@@ -20,7 +20,7 @@ from nutshell.model.probes.readings import LoopReading
 from nutshell.model.probes.stopping import early_stop, loops
 from nutshell.model.probes.trace import eager_twin
 from nutshell.pipeline import store
-from nutshell.train.checkpoint import read_tensors
+from nutshell.pipeline.weights import unpacked_model
 from nutshell.train.probing import PROBE_TOKENS
 
 
@@ -63,7 +63,7 @@ def probe_artifact(
     stops = _early_stops(trained, loaded.schedule.text, twin, inputs, targets, eps) if eps else None
     moved = None
     if weights is not None:
-        exact = _with_weights(trained, weights)
+        exact = unpacked_model(trained.model.config, trained.schedule, weights)
         moved = _plain(drift(exact, twin, loaded.schedule, inputs, targets))
         moved |= {"weights_sha256": sha256_file(weights)}
     return {
@@ -99,20 +99,6 @@ def _early_stops(
         )
         for loop in found
     ]
-
-
-def _with_weights(trained: Loaded, path: Path) -> LM:
-    """Build an artifact's model with the weights that it was packed from."""
-    tensors, _ = read_tensors(path)
-    with torch.device("meta"):
-        model = LM(trained.model.config, [trained.schedule])
-    chosen = {}
-    for name, packed in trained.model.state_dict().items():
-        if name not in tensors or tensors[name].shape != packed.shape:
-            raise RunError(f"{path}: not the weights of this artifact: '{name}' is missing or of another shape")
-        chosen[name] = tensors[name].float()
-    model.load_state_dict(chosen, assign=True)
-    return model
 
 
 def _windows(tokens: Int64[np.ndarray, " N"], context: int) -> torch.Tensor:

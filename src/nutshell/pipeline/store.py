@@ -14,7 +14,6 @@ from nutshell.files import read_json
 from nutshell.recipe import Recipe
 from nutshell.score.prove import Receipt
 from nutshell.score.text import Documents
-from nutshell.train.averaging import AverageName
 
 RECIPE = "recipe.toml"
 DESCRIPTION = "describe.json"
@@ -39,11 +38,6 @@ RUN_FILES = (
     *("weights-last.safetensors", "weights-ema.safetensors", "weights-swa.safetensors"),
     *(ARTIFACT, LEDGER, AVERAGES, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
 )
-
-
-def other_weights(name: AverageName) -> str:
-    """Name the file of weights that are not packed."""
-    return f"weights-{name}.safetensors"
 
 
 class StoredReceipt(Receipt, frozen=True, kw_only=True):

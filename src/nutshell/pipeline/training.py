@@ -24,6 +24,7 @@ from nutshell.pipeline.describe import describe
 from nutshell.pipeline.profiling import Profiler
 from nutshell.pipeline.receipt import Measured, receipt_of, weights_digest
 from nutshell.pipeline.rows import MetricsLog, RowLog
+from nutshell.pipeline.weights import weight_files
 from nutshell.ranks import Ranks, is_silence, joined_ranks
 from nutshell.recipe import Resolved
 from nutshell.train.checkpoint import Change, Checkpoint, Identity
@@ -263,11 +264,10 @@ class Training:
 
     def _finish(self, plan: Plan, state: TrainState, measured: Measured) -> dict[str, Any]:
         """Write the weights, then the receipt; then the checkpoint has served."""
-        packed = plan.config.packed_name
+        files = weight_files(self.run_dir, self._resolved.recipe)
         for name, weights in state.final_weights().items():
-            path = self.run_dir / (store.WEIGHTS if name == packed else store.other_weights(name))
             plain = {key: value.cpu().contiguous() for key, value in weights.items()}
-            write_bytes(path, safetensors.torch.save(plain))
+            write_bytes(files[name], safetensors.torch.save(plain))
         receipt = {
             "name": self._resolved.name,
             **msgspec.to_builtins(self._identity),
