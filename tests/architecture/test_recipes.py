@@ -10,6 +10,8 @@ from nutshell.artifact.estimate import predict_bytes
 from nutshell.config.catalog import installed_recipes
 from nutshell.config.loader import decode
 from nutshell.pipeline.describe import describe
+from nutshell.quant.config import RtnConfig
+from nutshell.quant.grids import AbsmaxGrid
 from nutshell.recipe import Recipe, resolve
 
 NAMES = [name for name, _ in installed_recipes()]
@@ -57,6 +59,9 @@ def test_its_budget_leaves_room_for_a_useful_precision(name):
     # A fitted recipe is predicted to fill its budget whatever the budget is. So ask for a fixed and coarse grid: three
     # bits to the row's largest weight, about two a weight after coding.
     recipe = resolve(name).recipe
-    coarse = [msgspec.structs.replace(rule, bits=rule.bits or 3, extra_bits=0.0) for rule in recipe.pack.rules]
+    coarse = [
+        RtnConfig(roles=rule.roles, grid=AbsmaxGrid(bits=3)) if rule.grid.is_open else rule
+        for rule in recipe.pack.rules
+    ]
     pack = msgspec.structs.replace(recipe.pack, rules=tuple(coarse))
     assert predict_bytes(recipe.model, pack) <= recipe.pack.budget_bytes

@@ -9,6 +9,7 @@ from models import CASES, build_model, model_config, tokens
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.quant.config import RtnConfig
+from nutshell.quant.grids import RateGrid, SdClipGrid
 from nutshell.train.qat import NoiseConfig, SteConfig, quantized_twin
 
 cases = pytest.mark.parametrize("case", CASES)
@@ -26,17 +27,17 @@ HOLDERS = (
 )
 CLIP, BITS, RATE = 12.85, 6, 4.0
 RULES = (
-    RtnConfig(roles=("matrix",), bits=BITS, clip_sigmas=CLIP),
-    RtnConfig(roles=("embedding",), extra_bits=0.5),
+    RtnConfig(roles=("matrix",), grid=SdClipGrid(bits=BITS, sigmas=CLIP)),
+    RtnConfig(roles=("embedding",), grid=RateGrid(extra_bits=0.5)),
 )
 
 
 def rounded_row(row, role):
     """One row on the exporter's grid, by the words of docs/qat.md, in float64."""
-    deviation = np.sqrt(np.mean(row**2))
     if role == "matrix":
-        scale, top = CLIP * deviation / 31, 31
+        scale, top = CLIP * (np.std(row, ddof=1) if np.ptp(row) else np.abs(row).max()) / 31, 31
     else:
+        deviation = np.sqrt(np.mean(row**2))
         scale, top = max(deviation * np.sqrt(2 * np.pi * np.e) / 2 ** (RATE + 0.5), np.abs(row).max() / 127), 127
     scale = np.float64(np.float16(np.float32(scale)))  # torch goes from double to half by way of single
     return np.clip(np.rint(row / scale), -top, top) * scale

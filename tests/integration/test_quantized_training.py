@@ -22,7 +22,7 @@ packed = "last"
 budget = { steps = 80 }
 [pack]
 budget_bytes = 60_000
-rules = [{ kind = "rtn", roles = ["matrix", "embedding"], bits = 2 }]
+rules = [{ kind = "rtn", roles = ["matrix", "embedding"], grid = { kind = "absmax", bits = 2 } }]
 [score]
 stride = 16
 """

@@ -1,14 +1,14 @@
 """What a recipe says about packing."""
 
 from nutshell.config.struct import Config
-from nutshell.quant.config import RtnConfig
+from nutshell.quant.config import QuantRule
 
 
 class PackConfig(Config, frozen=True):
     """The byte budget, decimal, and how roles are quantized; a role that no rule names is stored in fp16."""
 
     budget_bytes: int
-    rules: tuple[RtnConfig, ...]
+    rules: tuple[QuantRule, ...]
 
     def __post_init__(self) -> None:
         if self.budget_bytes <= 0:

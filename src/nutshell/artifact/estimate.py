@@ -15,8 +15,10 @@ from nutshell.codec.limits import gaussian_code_bits
 from nutshell.model.config import ModelConfig
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
-from nutshell.quant.config import MAX_BITS, RtnConfig
-from nutshell.quant.grids import largest_code, step_for_rate
+from nutshell.quant.config import QuantRule
+from nutshell.quant.grids import HessianSdClipGrid, RateGrid, SdClipGrid, SlopeGrid
+from nutshell.quant.levels import MAX_BITS, largest_code
+from nutshell.quant.precision import step_for_rate
 
 # Measured on the demo's artifact: a token of SentencePiece's model file after compression, recipe and frame, and the
 # manifest's row of a section.
@@ -35,17 +37,19 @@ def predict_bytes(model: ModelConfig, pack: PackConfig) -> int:
     return min(total, pack.budget_bytes) if is_fitted(pack) else total
 
 
-def _weight_bytes(row: ParamRow, rule: RtnConfig | None) -> float:
+def _weight_bytes(row: ParamRow, rule: QuantRule | None) -> float:
     if rule is None:
         return SECTION_BYTES + 2 * row.value.numel()
     rows, cols = row.shape
     return 2 * SECTION_BYTES + 2 * rows + row.value.numel() * _bits_per_weight(rule, cols) / 8
 
 
-def _bits_per_weight(rule: RtnConfig, cols: int) -> float:
+def _bits_per_weight(rule: QuantRule, cols: int) -> float:
     # The largest of `cols` normal values lies near sqrt(2 ln cols) deviations.
     largest = math.sqrt(2 * math.log(max(cols, 2)))
-    if rule.bits is None:
-        finest = step_for_rate(HIGHEST_RATE_BITS + rule.extra_bits)
+    grid = rule.grid
+    if isinstance(grid, RateGrid | SlopeGrid):
+        finest = step_for_rate(HIGHEST_RATE_BITS + grid.extra_bits)
         return gaussian_code_bits(max(finest, largest / largest_code(MAX_BITS)))
-    return gaussian_code_bits((rule.clip_sigmas or largest) / largest_code(rule.bits))
+    end = grid.sigmas if isinstance(grid, SdClipGrid | HessianSdClipGrid) else largest
+    return gaussian_code_bits(end / grid.largest)

@@ -15,7 +15,8 @@ from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
-from nutshell.quant.rtn import METHOD, dequantize
+from nutshell.quant.quantizing import dequantize
+from nutshell.quant.rtn import METHOD
 
 
 class _TrainPart(msgspec.Struct):
@@ -110,6 +111,7 @@ def _read_weight(container: Container, row: ParamRow) -> tuple[torch.Tensor, set
         raise ArtifactError(f"weight '{row.name}' has shape {list(main.shape)}, its recipe says {list(row.shape)}")
     if kind == "float":
         return torch.from_numpy(main.decode()).float(), {(row.name, kind)}
-    scale = container.section(row.name, "scale")
-    planes = CodePlanes(codes=main.decode(), sides={"scale": scale.decode()}, spec={"method": METHOD})
-    return dequantize(planes), {(row.name, kind), (row.name, "scale")}
+    kinds = ["scale", *(["columns"] if (row.name, "columns") in container.sections else [])]
+    sides = {side: container.section(row.name, side).decode() for side in kinds}
+    planes = CodePlanes(codes=main.decode(), sides=sides, spec={"method": METHOD})
+    return dequantize(planes), {(row.name, kind), *((row.name, side) for side in kinds)}

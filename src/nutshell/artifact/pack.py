@@ -17,9 +17,9 @@ from nutshell.artifact.container import Container, Section, pack_container, unpa
 from nutshell.codec import chain as codec
 from nutshell.codec.planes import CodePlanes
 from nutshell.nn.params import ParamTable, Role
-from nutshell.quant.config import RtnConfig
-from nutshell.quant.grids import grid_of
-from nutshell.quant.rtn import quantize
+from nutshell.quant.config import QuantRule
+from nutshell.quant.precision import Precision
+from nutshell.quant.quantizing import quantize
 
 # For codes, the model of `ans` won on every trained matrix; brotli takes seconds and can win only where rows repeat.
 CODE_CHAINS = (("ans",),)
@@ -61,7 +61,7 @@ class Packed:
 
 def is_fitted(config: PackConfig) -> bool:
     """Say whether a rule leaves its precision to the budget."""
-    return any(rule.bits is None for rule in config.rules)
+    return any(rule.grid.is_open for rule in config.rules)
 
 
 class Packer:
@@ -80,10 +80,10 @@ class Packer:
             rule = by_role.get(contents.roles[name])
             if rule is None:
                 self._weights.append((_smallest(name, "float", weight.half().numpy(), SIDE_CHAINS),))
-            elif rule.bits is not None:
-                self._weights.append(_plane_sections(name, quantize(weight, grid_of(rule, None))))
-            else:
+            elif rule.grid.is_open:
                 self._weights.append(_Fitted(name, weight, rule))
+            else:
+                self._weights.append(_plane_sections(name, quantize(weight, rule)))
 
     def pack(self, rate_bits: float | None) -> Packed:
         """Quantize, code and wrap; `rate_bits` is the precision of the rules that do not fix theirs."""
@@ -99,10 +99,11 @@ class _Fitted(NamedTuple):
 
     name: str
     weight: Tensor
-    rule: RtnConfig
+    rule: QuantRule
 
     def sections(self, rate_bits: float | None) -> tuple[Section, ...]:
-        return _plane_sections(self.name, quantize(self.weight, grid_of(self.rule, rate_bits)))
+        assert rate_bits is not None, "a rule with an open grid needs a rate"
+        return _plane_sections(self.name, quantize(self.weight, self.rule, precision=Precision(rate_bits)))
 
 
 def _frame_sections(contents: Contents) -> Iterable[Section]:

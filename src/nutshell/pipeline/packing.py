@@ -16,6 +16,7 @@ from nutshell.files import sha256_bytes, sha256_file, write_bytes, write_json
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
+from nutshell.quant.grids import OpenGrid
 from nutshell.train.checkpoint import read_tensors
 
 
@@ -67,7 +68,7 @@ def pack_run(run_dir: Path, *, budget_bytes: int | None = None, progress: Progre
 def _precision(config: PackConfig, rate_bits: float | None) -> dict[str, float]:
     """Say each role's precision: bits of a code where the recipe fixes it, coded bits a weight where it was fitted."""
     return {
-        role: rule.bits if rule.bits is not None else (rate_bits or 0.0) + rule.extra_bits
+        role: (rate_bits or 0.0) + rule.grid.extra_bits if isinstance(rule.grid, OpenGrid) else rule.grid.code_bits
         for rule in config.rules
         for role in rule.roles
     }

@@ -1,20 +1,46 @@
 """Which grid each role's weights will have, for a training that looks ahead to its export."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
+from jaxtyping import Float
 from msgspec import Meta
+from torch import Tensor
 
-from nutshell.quant.config import MAX_BITS, QuantRole, RtnConfig
-from nutshell.quant.grids import RowGrid, grid_of
+from nutshell.config.struct import kind_of
+from nutshell.quant.config import QuantRole, QuantRule, RtnConfig
+from nutshell.quant.grids import Grid
+from nutshell.quant.grids.grid import spread_over
+from nutshell.quant.levels import MAX_BITS
+from nutshell.quant.precision import Precision
+from nutshell.quant.rtn import round_trip
 
 # Coded bits a weight that a training foresees, where a rule leaves them to the budget.
 RateBits = Annotated[float, Meta(gt=0, le=MAX_BITS)]
 
 
+class SeenGrid(NamedTuple):
+    """A grid as a training sees it: at a precision that is known before the budget is met."""
+
+    grid: Grid
+    precision: Precision | None = None
+
+    def steps(self, weight: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
+        """Give each weight's step, in the precision of `weight`; differentiable, and not rounded as it is stored."""
+        return spread_over(weight, self.grid.scale(weight, statistics=None, precision=self.precision))
+
+    def stored_steps(self, weight: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
+        """Give each weight's step as it will be stored."""
+        return self.grid.fit(weight, precision=self.precision).steps(*weight.shape)
+
+    def rounded(self, weight: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
+        """Give the weights as the artifact will give them back, in fp32."""
+        return round_trip(weight, self.grid, self.precision)
+
+
 def grids_by_role(
-    rules: Sequence[RtnConfig], *, roles: Sequence[QuantRole] | None, rate_bits: RateBits | None, who: str
-) -> dict[QuantRole, RowGrid]:
+    rules: Sequence[QuantRule], *, roles: Sequence[QuantRole] | None, rate_bits: RateBits | None, who: str
+) -> dict[QuantRole, SeenGrid]:
     """Give the grids of some roles.
 
     Args:
@@ -24,9 +50,10 @@ def grids_by_role(
         who: the setting that asks, for messages.
 
     Raises:
-        ValueError: a role is not quantized or listed twice, none is left, or a rate is missing or without effect.
+        ValueError: a role is not quantized or listed twice, none is left, its grid is known only after the training, or
+            a rate is missing or without effect.
     """
-    by_role: dict[QuantRole, RtnConfig] = {role: rule for rule in rules for role in rule.roles}
+    by_role: dict[QuantRole, QuantRule] = {role: rule for rule in rules for role in rule.roles}
     wanted = tuple(by_role) if roles is None else tuple(roles)
     if not wanted:
         raise ValueError(f"{who} has no effect: {'no role is listed' if by_role else 'pack.rules quantizes nothing'}")
@@ -34,9 +61,22 @@ def grids_by_role(
         raise ValueError(f"{who}.roles names a role twice: {list(wanted)}")
     if spared := [role for role in wanted if role not in by_role]:
         raise ValueError(f"{who} has no effect on '{spared[0]}': no rule of pack.rules quantizes it")
-    fitted = [role for role in wanted if by_role[role].bits is None]
+    for role in wanted:
+        _check_foreseeable(role, by_role[role], who)
+    fitted = [role for role in wanted if by_role[role].grid.is_open]
     if fitted and rate_bits is None:
         raise ValueError(f"{who} needs rate_bits: pack.rules leaves the precision of '{fitted[0]}' to the budget")
     if rate_bits is not None and not fitted:
         raise ValueError(f"{who}.rate_bits has no effect: pack.rules fixes the bits of {list(wanted)}")
-    return {role: grid_of(by_role[role], rate_bits) for role in wanted}
+    precision = None if rate_bits is None else Precision(rate_bits)
+    return {role: SeenGrid(by_role[role].grid, precision if role in fitted else None) for role in wanted}
+
+
+def _check_foreseeable(role: QuantRole, rule: QuantRule, who: str) -> None:
+    if not isinstance(rule, RtnConfig):
+        raise ValueError(f"{who} cannot foresee '{role}': method '{kind_of(rule)}' chooses codes by a calibration")
+    if rule.grid.uses_statistics:
+        raise ValueError(
+            f"{who} cannot foresee '{role}': grid '{kind_of(rule.grid)}' takes its steps from a calibration, "
+            "which comes after the training; list other roles, or give it another grid"
+        )

@@ -35,11 +35,17 @@ def normal_contents() -> Contents:
 
 
 @pytest.mark.parametrize(
-    "rule",
-    [{"bits": 4}, {"bits": 6}, {"bits": 6, "clip_sigmas": 12.85}, {"bits": 8}, {"bits": 3, "clip_sigmas": 2.5}],
+    "grid",
+    [
+        {"kind": "absmax", "bits": 4},
+        {"kind": "absmax", "bits": 6},
+        {"kind": "sd_clip", "bits": 6, "sigmas": 12.85},
+        {"kind": "absmax", "bits": 8},
+        {"kind": "sd_clip", "bits": 3, "sigmas": 2.5},
+    ],
 )
-def test_fixed_precision(rule):
-    table = {"budget_bytes": 10**9, "rules": [{"kind": "rtn", "roles": ["matrix", "embedding"]} | rule]}
+def test_fixed_precision(grid):
+    table = {"budget_bytes": 10**9, "rules": [{"kind": "rtn", "roles": ["matrix", "embedding"], "grid": grid}]}
     config = decode(table, PackConfig, where="test")
     real = len(Packer(normal_contents(), config).pack(None).content)
     assert predict_bytes(CONFIG, config) == pytest.approx(real, rel=0.04)

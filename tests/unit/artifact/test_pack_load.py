@@ -19,8 +19,8 @@ from nutshell.config.loader import decode, to_toml
 from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.errors import ArtifactError, BudgetError
 from nutshell.nn.params import ParamTable
-from nutshell.quant.grids import FixedGrid
-from nutshell.quant.rtn import dequantize, quantize
+from nutshell.quant.grids import AbsmaxGrid
+from nutshell.quant.rtn import round_trip
 from nutshell.recipe import Recipe
 
 VOCAB = 300
@@ -69,13 +69,17 @@ def plain_coding(monkeypatch):
 @pytest.mark.usefixtures("plain_coding")
 def test_the_state_of_every_technique_survives(tokenizer, case):
     whole, model, schedule = contents(tokenizer, CASES[case] | {"vocab_size": VOCAB})
-    loaded = load(Packer(whole, rules({"kind": "rtn", "roles": ["matrix"], "bits": 8})).pack(None).content)
+    loaded = load(
+        Packer(whole, rules({"kind": "rtn", "roles": ["matrix"], "grid": {"kind": "absmax", "bits": 8}}))
+        .pack(None)
+        .content
+    )
     with torch.no_grad():
         for row in ParamTable.of(
             model
         ):  # the model that the artifact should give: matrices on the grid, fp16 elsewhere
             if row.role == "matrix":
-                row.value.copy_(dequantize(quantize(row.value, FixedGrid(8))))
+                row.value.copy_(round_trip(row.value, AbsmaxGrid(bits=8), None))
             else:
                 row.value.copy_(row.value.half().float())
         text = tokens(2, 12)
@@ -106,7 +110,8 @@ def test_extra_bits_shift_one_role_against_the_other(tokenizer):
     whole, *_ = contents(tokenizer)
     plain = Packer(whole, rules(FITTED)).pack(4.0)
     shifted_rules = rules(
-        {"kind": "rtn", "roles": ["matrix"]}, {"kind": "rtn", "roles": ["embedding"], "extra_bits": 2.0}
+        {"kind": "rtn", "roles": ["matrix"]},
+        {"kind": "rtn", "roles": ["embedding"], "grid": {"kind": "rate", "extra_bits": 2.0}},
     )
     shifted = Packer(whole, shifted_rules).pack(4.0)
     for name in whole.roles:
@@ -120,7 +125,7 @@ def test_a_budget_nothing_meets_is_refused_with_numbers(tokenizer):
     message = r"the artifact has [\d,.]+ k?B at 1 bits a weight, over the budget of 5,000 B"
     with pytest.raises(BudgetError, match=message):
         fit(whole, msgspec.structs.replace(rules(FITTED), budget_bytes=5_000))
-    fixed = rules({"kind": "rtn", "roles": ["matrix", "embedding"], "bits": 8})
+    fixed = rules({"kind": "rtn", "roles": ["matrix", "embedding"], "grid": {"kind": "absmax", "bits": 8}})
     with pytest.raises(BudgetError, match="the precision that its rules fix"):
         fit(whole, msgspec.structs.replace(fixed, budget_bytes=9_000))
 

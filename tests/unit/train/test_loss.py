@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 from models import VOCAB, build_model, model_config, tokens
 from nutshell.nn.params import ParamTable
 from nutshell.quant.config import RtnConfig
+from nutshell.quant.grids import AbsmaxGrid
 from nutshell.train import loss as loss_module
 from nutshell.train.compute import Compute
 from nutshell.train.config import BudgetConfig, TrainConfig
@@ -139,7 +140,7 @@ def test_no_logits_of_more_than_a_piece_ever_exist():
 @pytest.mark.parametrize("name", ["tied", "untied", "narrow", "narrow untied"])
 def test_a_model_that_sees_its_weights_quantized_learns_by_what_it_sees(name):
     model, schedule = drawn_model(name)
-    rules = (RtnConfig(roles=("embedding", "matrix", "projection"), bits=3),)
+    rules = (RtnConfig(roles=("embedding", "matrix", "projection"), grid=AbsmaxGrid(bits=3)),)
     twin = quantized_twin(model, (schedule,), SteConfig(), rules)
     logits = twin(tokens(B, T), schedule, attend_kind="products").flatten(0, 1)
     F.cross_entropy(logits, tokens(B, T, seed=1).flatten()).backward()

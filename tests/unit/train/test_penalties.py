@@ -1,6 +1,7 @@
 """Penalties: what they are, what their gradients do, and when they act."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -11,16 +12,22 @@ from nutshell.codec import chain
 from nutshell.config.loader import decode
 from nutshell.errors import RecipeError
 from nutshell.nn.params import ParamTable
+from nutshell.quant.by_role import SeenGrid
 from nutshell.quant.config import RtnConfig
-from nutshell.quant.grids import FixedGrid, RateGrid
-from nutshell.quant.rtn import quantize
+from nutshell.quant.grids import AbsmaxGrid, RateGrid, SdClipGrid
+from nutshell.quant.precision import Precision
+from nutshell.quant.quantizing import quantize
 from nutshell.train.penalties import NuclearConfig, PenaltyConfig, RateConfig
 from nutshell.train.penalties.nuclear import nuclear_norm
 from nutshell.train.penalties.rate import expected_bits
 
-FIXED = (RtnConfig(roles=("matrix",), bits=6, clip_sigmas=12.85),)
+FIXED = (RtnConfig(roles=("matrix",), grid=SdClipGrid(bits=6, sigmas=12.85)),)
 FITTED = (RtnConfig(roles=("matrix", "embedding")),)
-GRIDS = {"deviation": FixedGrid(5, 9.0), "largest": FixedGrid(5), "rate": RateGrid(3.5)}
+GRIDS = {
+    "deviation": SeenGrid(SdClipGrid(bits=5, sigmas=9.0)),
+    "largest": SeenGrid(AbsmaxGrid(bits=5)),
+    "rate": SeenGrid(RateGrid(), Precision(3.5)),
+}
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
 
@@ -86,13 +93,14 @@ def test_the_nuclear_penalty_sums_over_matrices_when_it_is_due(case):
 
 def split_over_codes(weight, grid):
     """For each weight the two codes around it and its shares of them, in plain float64 loops."""
-    top, met = 2 ** (grid.bits - 1) - 1, []
+    top, met = grid.grid.largest, []
     for row in weight.double().numpy():
         deviation, largest = math.sqrt(sum(value**2 for value in row) / len(row)), max(map(abs, row))
-        if isinstance(grid, RateGrid):
-            step = max(deviation * math.sqrt(2 * math.pi * math.e) / 2**grid.rate_bits, largest / 127)
+        unbiased = statistics.stdev(row) if len(set(row)) > 1 else largest
+        if isinstance(grid.grid, RateGrid):
+            step = max(deviation * math.sqrt(2 * math.pi * math.e) / 2**grid.precision.rate_bits, largest / 127)
         else:
-            step = (largest if grid.clip_sigmas is None else grid.clip_sigmas * deviation) / top
+            step = (grid.grid.sigmas * unbiased if isinstance(grid.grid, SdClipGrid) else largest) / top
         for value in row:
             x = min(max(value / step, -top), top) if largest else 0.0
             low = math.floor(x)
@@ -102,7 +110,7 @@ def split_over_codes(weight, grid):
 
 def ideal_lengths(met, grid):
     """The bits of each code, by how often it is met, and half a time more."""
-    counts = [0.5] * (2**grid.bits - 1)
+    counts = [0.5] * (2 * grid.grid.largest + 1)
     for code, share in met:
         counts[code] += share
     return [math.log2(sum(counts) / count) for count in counts]
@@ -163,7 +171,8 @@ def test_a_row_of_zeros_has_no_gradient_and_spoils_none():
 
 def coded_bytes(weight, grid):
     """What the exporter's coder makes of the codes."""
-    return len(chain.encode(quantize(weight.detach(), grid).codes, ("ans",)))
+    rule = RtnConfig(roles=("matrix",), grid=grid.grid)
+    return len(chain.encode(quantize(weight.detach(), rule, precision=grid.precision).codes, ("ans",)))
 
 
 @grids
@@ -188,7 +197,7 @@ def test_the_rate_penalty_is_bits_a_weight_over_the_roles_that_are_quantized():
     table = ParamTable.of(model)
     penalty = RateConfig(weight=0.02, rate_bits=3.5).build(table, FITTED)
     rows = [row for row in table if row.role in ("matrix", "embedding")]
-    bits = sum(bits_by_hand(row.value.detach(), RateGrid(3.5)) for row in rows)
+    bits = sum(bits_by_hand(row.value.detach(), SeenGrid(RateGrid(), Precision(3.5))) for row in rows)
     assert penalty(5).item() == pytest.approx(0.02 * bits / sum(row.value.numel() for row in rows), rel=1e-4)
     penalty(5).backward()
     assert {row.name for row in table if row.value.grad is not None} == {row.name for row in rows}

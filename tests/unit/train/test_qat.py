@@ -13,16 +13,20 @@ from nutshell.config.loader import decode, to_toml
 from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.errors import RecipeError
 from nutshell.nn.params import ParamTable
+from nutshell.quant.by_role import SeenGrid
 from nutshell.quant.config import RtnConfig
-from nutshell.quant.grids import FixedGrid, RateGrid
-from nutshell.quant.rtn import round_trip
+from nutshell.quant.grids import AbsmaxGrid, RateGrid, SdClipGrid
+from nutshell.quant.precision import Precision
 from nutshell.recipe import Recipe
 from nutshell.train.qat import NoiseConfig, QatConfig, SnapConfig, SteConfig, quantized_twin, snap_
 
 VOCAB = 300
-ABSMAX = (RtnConfig(roles=("matrix",), bits=6), RtnConfig(roles=("embedding",), bits=8))
-SIGMAS = (RtnConfig(roles=("matrix",), bits=6, clip_sigmas=12.85),)
-FITTED = (RtnConfig(roles=("matrix",)), RtnConfig(roles=("embedding",), extra_bits=1.5))
+ABSMAX = (
+    RtnConfig(roles=("matrix",), grid=AbsmaxGrid(bits=6)),
+    RtnConfig(roles=("embedding",), grid=AbsmaxGrid(bits=8)),
+)
+SIGMAS = (RtnConfig(roles=("matrix",), grid=SdClipGrid(bits=6, sigmas=12.85)),)
+FITTED = (RtnConfig(roles=("matrix",)), RtnConfig(roles=("embedding",), grid=RateGrid(extra_bits=1.5)))
 
 
 def loss_of(model, schedule):
@@ -117,26 +121,26 @@ def test_what_is_seen_comes_from_the_fp32_master_also_in_bf16(mode):
     assert torch.equal(*weights.values())
 
 
-@pytest.mark.parametrize("grid", [FixedGrid(6, 12.85), RateGrid(4.0)])
+@pytest.mark.parametrize("grid", [SeenGrid(SdClipGrid(bits=6, sigmas=12.85)), SeenGrid(RateGrid(), Precision(4.0))])
 def test_noise_is_uniform_over_a_step_and_as_large_as_the_grids_error(grid):
     generator = torch.Generator().manual_seed(0)
     weight = torch.logspace(-2, 1, 30)[:, None] * torch.randn(30, 20_000, generator=generator)
     torch.manual_seed(1)
     moved = NoiseConfig().view(grid)(weight) - weight
     deviation = np.sqrt((weight.double().numpy() ** 2).mean(axis=1))
-    factor = 12.85 / 31 if isinstance(grid, FixedGrid) else np.sqrt(2 * np.pi * np.e) / 2**4
+    factor = 12.85 / 31 if isinstance(grid.grid, SdClipGrid) else np.sqrt(2 * np.pi * np.e) / 2**4
     in_steps = moved.double().numpy() / (factor * deviation)[:, None]
     assert np.abs(in_steps).max() == pytest.approx(0.5, rel=2e-3)  # a scale in fp16 is off by up to 2^-11
     shares, _ = np.histogram(in_steps, bins=10, range=(-0.5, 0.5))
     np.testing.assert_allclose(shares / in_steps.size, 0.1, rtol=0.02)
-    error = ((round_trip(weight, grid) - weight).double().numpy() / (factor * deviation)[:, None]) ** 2
+    error = ((grid.rounded(weight) - weight).double().numpy() / (factor * deviation)[:, None]) ** 2
     assert (in_steps**2).mean() == pytest.approx(error.mean(), rel=0.01)
     assert (in_steps**2).mean() == pytest.approx(1 / 12, rel=0.01)
 
 
 def test_the_gradient_of_noise_is_that_of_the_moved_weights():
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    moved = NoiseConfig().view(FixedGrid(4))(weight)
+    moved = NoiseConfig().view(SeenGrid(AbsmaxGrid(bits=4)))(weight)
     moved.retain_grad()
     (moved**3).sum().backward()
     assert torch.equal(weight.grad, moved.grad)
@@ -189,7 +193,7 @@ def test_snap_undoes_small_updates_and_keeps_large_ones():
 
 def test_a_grid_by_deviation_would_grow_with_every_snap():
     weight = torch.randn(200, 400, generator=torch.Generator().manual_seed(0))
-    snapped, step = round_trip(weight, FixedGrid(6, 12.85)), 12.85 / 31
+    snapped, step = SeenGrid(SdClipGrid(bits=6, sigmas=12.85)).rounded(weight), 12.85 / 31
     growth = (snapped.square().mean() / weight.square().mean()).sqrt().item() - 1
     assert growth == pytest.approx(step**2 / 24, rel=0.05)
 
@@ -219,7 +223,7 @@ def test_settings_that_do_not_go_with_the_rules_are_refused(qat, rules, message)
 
 
 def test_snap_may_spare_a_role_by_deviation():
-    assert SnapConfig(roles=("embedding",)).grids((*SIGMAS, ABSMAX[1])) == {"embedding": FixedGrid(8)}
+    assert SnapConfig(roles=("embedding",)).grids((*SIGMAS, ABSMAX[1])) == {"embedding": SeenGrid(AbsmaxGrid(bits=8))}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nutshell.nn.params import ParamTable
-from nutshell.quant.config import RtnConfig
+from nutshell.quant.config import QuantRule
 from nutshell.train.penalties.penalty import Penalty, PenaltyKind
 
 
@@ -27,7 +27,7 @@ class NuclearConfig(PenaltyKind, frozen=True, kw_only=True, tag="nuclear"):
 
     every: int = 50
 
-    def build(self, table: ParamTable, rules: Sequence[RtnConfig]) -> Penalty:
+    def build(self, table: ParamTable, rules: Sequence[QuantRule]) -> Penalty:
         matrices = [row.value for row in table.with_role("matrix")]
         return Penalty(self, lambda: torch.stack([nuclear_norm(weight) for weight in matrices]).sum())
 

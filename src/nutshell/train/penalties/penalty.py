@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nutshell.config.struct import Kind
 from nutshell.nn.params import ParamTable
-from nutshell.quant.config import RtnConfig
+from nutshell.quant.config import QuantRule
 
 
 class PenaltyKind(Kind, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class PenaltyKind(Kind, frozen=True, kw_only=True):
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}")
 
-    def check(self, rules: Sequence[RtnConfig]) -> None:
+    def check(self, rules: Sequence[QuantRule]) -> None:
         """Refuse settings that are missing or without effect under the exporter's rules.
 
         Raises:
@@ -35,7 +35,7 @@ class PenaltyKind(Kind, frozen=True, kw_only=True):
         """
 
     @abstractmethod
-    def build(self, table: ParamTable, rules: Sequence[RtnConfig]) -> "Penalty":
+    def build(self, table: ParamTable, rules: Sequence[QuantRule]) -> "Penalty":
         """Make the term of a model.
 
         Args:

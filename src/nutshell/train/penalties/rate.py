@@ -21,9 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nutshell.nn.params import ParamTable
-from nutshell.quant.by_role import RateBits, grids_by_role
-from nutshell.quant.config import QuantRole, RtnConfig
-from nutshell.quant.grids import RowGrid, largest_code
+from nutshell.quant.by_role import RateBits, SeenGrid, grids_by_role
+from nutshell.quant.config import QuantRole, QuantRule
 from nutshell.train.penalties.penalty import Penalty, PenaltyKind
 
 # Met by each code besides its own weights, so that a code not in use has a length.
@@ -36,10 +35,10 @@ class RateConfig(PenaltyKind, frozen=True, kw_only=True, tag="rate"):
     roles: tuple[QuantRole, ...] | None = None
     rate_bits: RateBits | None = None
 
-    def check(self, rules: Sequence[RtnConfig]) -> None:
+    def check(self, rules: Sequence[QuantRule]) -> None:
         self._grids(rules)
 
-    def build(self, table: ParamTable, rules: Sequence[RtnConfig]) -> Penalty:
+    def build(self, table: ParamTable, rules: Sequence[QuantRule]) -> Penalty:
         coded = [(row.value, grid) for role, grid in self._grids(rules).items() for row in table.with_role(role)]
         num_weights = sum(weight.numel() for weight, _ in coded)
 
@@ -48,13 +47,13 @@ class RateConfig(PenaltyKind, frozen=True, kw_only=True, tag="rate"):
 
         return Penalty(self, bits_per_weight)
 
-    def _grids(self, rules: Sequence[RtnConfig]) -> dict[QuantRole, RowGrid]:
+    def _grids(self, rules: Sequence[QuantRule]) -> dict[QuantRole, SeenGrid]:
         return grids_by_role(rules, roles=self.roles, rate_bits=self.rate_bits, who="train.penalties 'rate'")
 
 
-def expected_bits(weight: Float[Tensor, "R C"], grid: RowGrid) -> Float[Tensor, ""]:
+def expected_bits(weight: Float[Tensor, "R C"], grid: SeenGrid) -> Float[Tensor, ""]:
     """Expect the bits of a matrix's codes, in all; differentiable."""
-    top = largest_code(grid.bits)
+    top = grid.grid.largest
     x = _in_steps(weight, grid).clamp(-top, top)
     below = x.detach().floor().clamp(max=top - 1)
     share_above = x - below
@@ -63,10 +62,10 @@ def expected_bits(weight: Float[Tensor, "R C"], grid: RowGrid) -> Float[Tensor, 
     return (lengths[index] + share_above * (lengths[index + 1] - lengths[index])).sum()
 
 
-def _in_steps(weight: Float[Tensor, "R C"], grid: RowGrid) -> Float[Tensor, "R C"]:
+def _in_steps(weight: Float[Tensor, "R C"], grid: SeenGrid) -> Float[Tensor, "R C"]:
     """Divide rows by their steps; a row of zeros, which has none, stays zero and learns nothing."""
     empty = (weight.detach() == 0).all(dim=1, keepdim=True)
-    steps = grid.step(torch.where(empty, 1.0, weight))[:, None]
+    steps = grid.steps(torch.where(empty, 1.0, weight))
     return torch.where(empty, 0.0, weight / steps)
 
 

@@ -7,9 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nutshell.config.struct import Kind
-from nutshell.quant.by_role import RateBits, grids_by_role
-from nutshell.quant.config import QuantRole, RtnConfig
-from nutshell.quant.grids import RowGrid
+from nutshell.quant.by_role import RateBits, SeenGrid, grids_by_role
+from nutshell.quant.config import QuantRole, QuantRule
 
 # From a parameter to what the forward sees in its place; called anew in each forward.
 View = Callable[[Float[Tensor, "R C"]], Float[Tensor, "R C"]]
@@ -20,7 +19,7 @@ class ModeKind(Kind, frozen=True, kw_only=True):
 
     roles: tuple[QuantRole, ...] | None = None
 
-    def grids(self, rules: Sequence[RtnConfig]) -> dict[QuantRole, RowGrid]:
+    def grids(self, rules: Sequence[QuantRule]) -> dict[QuantRole, SeenGrid]:
         """Give the exporter's grid of each role.
 
         Raises:
@@ -38,9 +37,9 @@ class ViewKind(ModeKind, frozen=True, kw_only=True):
 
     rate_bits: RateBits | None = None
 
-    def grids(self, rules: Sequence[RtnConfig]) -> dict[QuantRole, RowGrid]:
+    def grids(self, rules: Sequence[QuantRule]) -> dict[QuantRole, SeenGrid]:
         return grids_by_role(rules, roles=self.roles, rate_bits=self.rate_bits, who="train.qat")
 
     @abstractmethod
-    def view(self, grid: RowGrid) -> View:
+    def view(self, grid: SeenGrid) -> View:
         """Say what is seen of a parameter on that grid."""

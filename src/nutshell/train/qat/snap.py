@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import torch
 
+from nutshell.config.struct import kind_of
 from nutshell.nn.params import ParamTable
-from nutshell.quant.config import QuantRole, RtnConfig
-from nutshell.quant.grids import RowGrid
-from nutshell.quant.rtn import round_trip
+from nutshell.quant.by_role import SeenGrid
+from nutshell.quant.config import QuantRole, QuantRule
 from nutshell.train.qat.mode import ModeKind
 
 
@@ -31,13 +31,14 @@ class SnapConfig(ModeKind, frozen=True, tag="snap"):
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}")
 
-    def grids(self, rules: Sequence[RtnConfig]) -> dict[QuantRole, RowGrid]:
-        by_deviation = [rule for rule in rules if rule.bits is None or rule.clip_sigmas is not None]
-        claimed = {role for rule in by_deviation for role in rule.roles} & set(self.roles or ("matrix", "embedding"))
+    def grids(self, rules: Sequence[QuantRule]) -> dict[QuantRole, SeenGrid]:
+        moving = [(role, rule.grid) for rule in rules for role in rule.roles if not rule.grid.holds_still]
+        claimed = [(role, grid) for role, grid in moving if self.roles is None or role in self.roles]
         if claimed:
+            role, grid = min(claimed, key=lambda pair: pair[0])
             raise ValueError(
-                f"train.qat 'snap' cannot hold '{min(claimed)}' on its grid: the rule of pack.rules goes by deviation, "
-                "which every snap would widen; give it bits without clip_sigmas, or train with 'ste'"
+                f"train.qat 'snap' cannot hold '{role}' on its grid: the steps of '{kind_of(grid)}' change with every "
+                "snap; give the rule of pack.rules a grid 'absmax', 'ternary' or 'binary', or train with 'ste'"
             )
         return super().grids(rules)
 
@@ -47,8 +48,8 @@ class SnapConfig(ModeKind, frozen=True, tag="snap"):
 
 
 @torch.no_grad()
-def snap_(table: ParamTable, qat: SnapConfig, rules: Sequence[RtnConfig]) -> None:
+def snap_(table: ParamTable, qat: SnapConfig, rules: Sequence[QuantRule]) -> None:
     """Put the weights of the mode's roles on their grids, in place."""
     for role, grid in qat.grids(rules).items():
         for row in table.with_role(role):
-            row.value.copy_(round_trip(row.value, grid))
+            row.value.copy_(grid.rounded(row.value))

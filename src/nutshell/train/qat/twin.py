@@ -20,7 +20,7 @@ from nutshell.model.seams import Stream
 from nutshell.nn.cache import KVCache
 from nutshell.nn.kernels.attend import AttendKind
 from nutshell.nn.params import ParamTable
-from nutshell.quant.config import QuantRole, RtnConfig
+from nutshell.quant.config import QuantRole, QuantRule
 from nutshell.train.qat.mode import View, ViewKind
 
 
@@ -95,7 +95,7 @@ def _viewed(kind: type[nn.Module], name: str) -> type[nn.Module]:
     return type(kind.__name__, (kind,), {name: property(lambda module: module._seen[name])})
 
 
-def quantized_twin(model: LM, schedules: Sequence[DepthSchedule], qat: ViewKind, rules: Sequence[RtnConfig]) -> LM:
+def quantized_twin(model: LM, schedules: Sequence[DepthSchedule], qat: ViewKind, rules: Sequence[QuantRule]) -> LM:
     """Give a model that shares the very parameters of another, and sees them as the exporter's rules will leave them.
 
     Args:

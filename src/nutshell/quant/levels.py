@@ -1,0 +1,116 @@
+"""Levels: the values that the weights of one matrix may take, as integers times a step.
+
+A grid (`quant/grids`) fits them to a weight; every method of quantization chooses codes on them; decoding needs the
+steps alone. They are computed as they are stored, in fp16, for that is what the decoder will have.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor
+
+from nutshell.codec.planes import CodePlanes
+from nutshell.errors import ArtifactError
+
+MIN_BITS, MAX_BITS = 2, 8
+# A column's factor is 2^(columns / 4): steps of 1.5 dB, which leave at most 0.03 % of the bits on the table.
+COLUMN_STEPS_PER_OCTAVE = 4
+WIDEST_CODE = 2**15 - 1
+SMALLEST_SCALE = float(np.finfo(np.float16).smallest_subnormal)
+LARGEST_SCALE = float(np.finfo(np.float16).max)
+
+
+def largest_code(bits: int) -> int:
+    """Give the largest magnitude of a symmetric grid: 1 for 2 bits, 127 for 8."""
+    return 2 ** (bits - 1) - 1
+
+
+def stored(scale: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Round scales to fp16, as they are stored; where there is nothing to scale, to the smallest there is."""
+    return scale.clamp(SMALLEST_SCALE, LARGEST_SCALE).to(torch.float16)
+
+
+def spread(scale: Float[Tensor, "..."], rows: int, cols: int) -> Float[Tensor, "R C"]:
+    """Give each weight its scale: of the tensor [1], of its row [R], or of its group in the row [R G].
+
+    The groups of a row are as equal as they can be: column j is in group floor(j G / C).
+    """
+    if scale.ndim == 1:
+        return scale[:, None].expand(rows, cols)
+    group = torch.arange(cols, device=scale.device) * scale.shape[1] // cols
+    return scale[:, group]
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """Steps and codes of one matrix [R C].
+
+    Attributes:
+        scale: [1], [R] or [R G], fp16.
+        largest: the largest magnitude of a code.
+        columns: each column's factor, in quarters of an octave; None for 1.
+        signs: codes are -1 and 1 only; without, all integers up to the largest.
+    """
+
+    scale: Float[Tensor, "..."]
+    largest: int
+    columns: Int8[Tensor, " C"] | None = None
+    signs: bool = False
+
+    def steps(self, rows: int, cols: int) -> Float[Tensor, "R C"]:
+        """Give each weight's step, in float64."""
+        steps = spread(self.scale.double(), rows, cols)
+        return steps if self.columns is None else steps * _column_factors(self.columns).double()
+
+    def codes(self, weight: Float[Tensor, "R N"], steps: Float[Tensor, "R N"]) -> Int[Tensor, "R N"]:
+        """Give the codes nearest to some columns of weights, by their steps; both in float64."""
+        if self.signs:
+            return torch.where(weight < 0, -1, 1).to(torch.int8)
+        return torch.round(weight / steps).clamp(-self.largest, self.largest).to(torch.int16)
+
+    def planes(self, codes: Int[Tensor, "R C"], spec: dict[str, str | int | float]) -> CodePlanes:
+        """Give what is stored: codes in as few bytes as hold them, and the steps."""
+        sides = {"scale": self.scale.numpy()}
+        if self.columns is not None:
+            sides["columns"] = self.columns.numpy()
+        narrow = codes.numel() == 0 or int(codes.abs().max()) <= np.iinfo(np.int8).max
+        return CodePlanes(codes.to(torch.int8 if narrow else torch.int16).numpy(), sides, spec)
+
+
+def values(codes: Int[Tensor, "R C"], levels: Levels) -> Float[Tensor, "R C"]:
+    """Give the weights of codes, in fp32: what every decoder computes, in this order."""
+    rows, cols = codes.shape
+    weight = codes.float() * spread(levels.scale.float(), rows, cols)
+    return weight if levels.columns is None else weight * _column_factors(levels.columns)
+
+
+def values_of_planes(planes: CodePlanes) -> Float[Tensor, "R C"]:
+    """Give the weights of stored planes, in fp32.
+
+    Raises:
+        ArtifactError: scale, columns and codes do not match.
+    """
+    scale, columns = planes.sides.get("scale"), planes.sides.get("columns")
+    if scale is None or planes.codes.ndim != 2 or not _fits(scale, planes.codes.shape):
+        raise ArtifactError("a quantized matrix needs one scale, one a row, or some a row")
+    if columns is not None and (columns.shape != planes.codes.shape[1:] or columns.dtype != np.int8):
+        raise ArtifactError("the column factors of a quantized matrix are one a column, of 8 bits")
+    return values(
+        torch.from_numpy(planes.codes),
+        Levels(torch.from_numpy(scale), WIDEST_CODE, None if columns is None else torch.from_numpy(columns)),
+    )
+
+
+def _fits(scale: np.ndarray, shape: tuple[int, ...]) -> bool:
+    rows, cols = shape
+    if scale.dtype != np.float16:
+        return False
+    if scale.ndim == 2:
+        return scale.shape[0] == rows and 1 <= scale.shape[1] <= max(cols, 1)
+    return scale.shape in ((1,), (rows,))
+
+
+def _column_factors(columns: Int8[Tensor, " C"]) -> Float[Tensor, " C"]:
+    return torch.exp2(columns.float() / COLUMN_STEPS_PER_OCTAVE)

@@ -1,0 +1,53 @@
+"""The contract of all quantizers: a weight, its statistics and a rule to integer planes, and planes to the weight.
+
+Pure: the same arguments give the same planes, on every machine and thread count of one build of the libraries.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nutshell.codec.planes import CodePlanes
+from nutshell.config.struct import kind_of
+from nutshell.errors import ArtifactError
+from nutshell.quant import rtn
+from nutshell.quant.config import QuantRule, RtnConfig
+from nutshell.quant.levels import values_of_planes
+from nutshell.quant.precision import Precision
+from nutshell.quant.statistics import Statistics
+
+# One line adds a method: its config, and (weight, rule, statistics=, precision=) -> planes.
+METHODS: dict[type[QuantRule], Callable[..., CodePlanes]] = {RtnConfig: rtn.quantize}
+
+
+def quantize(
+    weight: Float[Tensor, "R C"],
+    rule: QuantRule,
+    *,
+    statistics: Statistics | None = None,
+    precision: Precision | None = None,
+) -> CodePlanes:
+    """Quantize one matrix.
+
+    Args:
+        weight: fp32.
+        rule: the method, and its grid.
+        statistics: of this matrix; a rule that needs them must have them.
+        precision: the fitted one; a rule with an open grid must have it.
+    """
+    assert statistics is not None or not rule.needs_statistics, f"{kind_of(rule)} needs statistics"
+    assert precision is not None or not rule.grid.is_open, f"grid '{kind_of(rule.grid)}' needs a precision"
+    return METHODS[type(rule)](weight, rule, statistics=statistics, precision=precision)
+
+
+def dequantize(planes: CodePlanes) -> Float[Tensor, "R C"]:
+    """Give the weights of planes, in fp32.
+
+    Raises:
+        ArtifactError: the planes are of another method, or do not match each other.
+    """
+    method = planes.spec.get("method")
+    if method not in (known := [str(config.__struct_config__.tag) for config in METHODS]):
+        raise ArtifactError(f"unknown quantizer '{method}', this version has {', '.join(known)}")
+    return values_of_planes(planes)
