@@ -8,8 +8,8 @@ from msgspec import Meta
 from torch import Tensor
 
 from nutshell.config.struct import kind_of
-from nutshell.quant.config import QuantRole, QuantRule, RtnConfig
-from nutshell.quant.grids import Grid
+from nutshell.quant.config import QuantRole, QuantRule, TrellisConfig
+from nutshell.quant.grids import Grid, RateGrid
 from nutshell.quant.grids.grid import spread_over
 from nutshell.quant.levels import MAX_BITS
 from nutshell.quant.precision import Precision
@@ -17,6 +17,9 @@ from nutshell.quant.rtn import round_trip
 
 # Coded bits a weight that a training foresees, where a rule leaves them to the budget.
 RateBits = Annotated[float, Meta(gt=0, le=MAX_BITS)]
+
+# At one rate, the error of a trellis of 8 states is that of rounding with this much more (docs/qat.md).
+TRELLIS_GAIN_BITS = 0.17
 
 
 class SeenGrid(NamedTuple):
@@ -61,22 +64,25 @@ def grids_by_role(
         raise ValueError(f"{who}.roles names a role twice: {list(wanted)}")
     if spared := [role for role in wanted if role not in by_role]:
         raise ValueError(f"{who} has no effect on '{spared[0]}': no rule of pack.rules quantizes it")
-    for role in wanted:
-        _check_foreseeable(role, by_role[role], who)
-    fitted = [role for role in wanted if by_role[role].grid.is_open]
+    grids: dict[QuantRole, Grid] = {role: _foreseen(role, by_role[role], who) for role in wanted}
+    fitted = [role for role in wanted if grids[role].is_open]
     if fitted and rate_bits is None:
         raise ValueError(f"{who} needs rate_bits: pack.rules leaves the precision of '{fitted[0]}' to the budget")
     if rate_bits is not None and not fitted:
         raise ValueError(f"{who}.rate_bits has no effect: pack.rules fixes the bits of {list(wanted)}")
     precision = None if rate_bits is None else Precision(rate_bits)
-    return {role: SeenGrid(by_role[role].grid, precision if role in fitted else None) for role in wanted}
+    return {role: SeenGrid(grid, precision if grid.is_open else None) for role, grid in grids.items()}
 
 
-def _check_foreseeable(role: QuantRole, rule: QuantRule, who: str) -> None:
-    if not isinstance(rule, RtnConfig):
-        raise ValueError(f"{who} cannot foresee '{role}': method '{kind_of(rule)}' chooses codes by a calibration")
-    if rule.grid.uses_statistics:
+def _foreseen(role: QuantRole, rule: QuantRule, who: str) -> Grid:
+    """Give the grid on which rounding to nearest stands for a rule."""
+    grid = rule.grid
+    if grid.uses_statistics:
         raise ValueError(
-            f"{who} cannot foresee '{role}': grid '{kind_of(rule.grid)}' takes its steps from a calibration, "
+            f"{who} cannot foresee '{role}': grid '{kind_of(grid)}' takes its steps from a calibration, "
             "which comes after the training; list other roles, or give it another grid"
         )
+    if isinstance(rule, TrellisConfig):
+        assert isinstance(grid, RateGrid), "all other open grids use statistics"
+        return RateGrid(extra_bits=grid.extra_bits + TRELLIS_GAIN_BITS)
+    return grid

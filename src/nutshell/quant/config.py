@@ -1,36 +1,38 @@
 """What a recipe says about quantization: which roles, by which method, on which grid."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from nutshell.config.struct import Kind
 from nutshell.quant.grids import Grid, OpenGrid, RateGrid
+from nutshell.quant.lqer import Lqer
 
 # What is two-dimensional and worth quantizing; gains and scales stay in fp16, as does a role that no rule names.
 QuantRole = Literal["matrix", "projection", "embedding", "head", "gate"]
 
 
 class RuleKind(Kind, frozen=True, kw_only=True):
-    """Base of all rules: the roles that it quantizes."""
+    """Base of all rules: the roles that it quantizes, on which grid, and with which correction."""
 
     roles: tuple[QuantRole, ...]
-
-
-class RtnConfig(RuleKind, frozen=True, tag="rtn"):
-    """Round to nearest on the grid."""
-
     grid: Grid = RateGrid()
+    lqer: Lqer | None = None
 
     @property
     def needs_statistics(self) -> bool:
         """Whether it is not defined without a calibration."""
-        return self.grid.needs_statistics
+        return self.grid.needs_statistics or (self.lqer is not None and self.lqer.weighted)
 
     @property
     def uses_statistics(self) -> bool:
         """Whether a calibration changes what it does."""
-        return self.grid.uses_statistics
+        return self.grid.uses_statistics or self.needs_statistics
+
+
+class RtnConfig(RuleKind, frozen=True, tag="rtn"):
+    """Round to nearest on the grid."""
 
 
 class GptqConfig(RuleKind, frozen=True, tag="gptq"):
@@ -40,17 +42,12 @@ class GptqConfig(RuleKind, frozen=True, tag="gptq"):
     `block` columns at a time are kept up to date.
     """
 
-    grid: Grid = RateGrid()
     act_order: bool = True
     damping: Annotated[float, Meta(gt=0)] = 0.01
     block: Annotated[int, Meta(ge=1)] = 128
 
     @property
     def needs_statistics(self) -> bool:
-        return True
-
-    @property
-    def uses_statistics(self) -> bool:
         return True
 
 
@@ -67,11 +64,17 @@ class TrellisConfig(RuleKind, frozen=True, tag="trellis"):
 
     @property
     def needs_statistics(self) -> bool:
-        return self.feedback
-
-    @property
-    def uses_statistics(self) -> bool:
-        return self.feedback or self.grid.uses_statistics
+        return self.feedback or super().needs_statistics
 
 
 QuantRule = RtnConfig | GptqConfig | TrellisConfig
+
+
+def is_quantized(shape: Sequence[int]) -> bool:
+    """Say whether rules act on parameters of a shape: a vector of any role is stored in fp16."""
+    return len(shape) == 2
+
+
+def rule_for(rules: Sequence[QuantRule], role: str, shape: Sequence[int]) -> QuantRule | None:
+    """Give the rule of a parameter; None where it is stored in fp16."""
+    return next((rule for rule in rules if role in rule.roles and is_quantized(shape)), None)

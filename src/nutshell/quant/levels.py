@@ -49,13 +49,13 @@ class Levels:
 
     Attributes:
         scale: [1], [R] or [R G], fp16.
-        largest: the largest magnitude of a code.
+        largest: the largest magnitude of a code, of all rows or of each.
         columns: each column's factor, in quarters of an octave; None for 1.
         signs: codes are -1 and 1 only; without, all integers up to the largest.
     """
 
     scale: Float[Tensor, "..."]
-    largest: int
+    largest: int | Float[Tensor, "R 1"]
     columns: Int8[Tensor, " C"] | None = None
     signs: bool = False
 
@@ -68,7 +68,8 @@ class Levels:
         """Give the codes nearest to some columns of weights, by their steps; both in float64."""
         if self.signs:
             return torch.where(weight < 0, -1, 1).to(torch.int8)
-        return torch.round(weight / steps).clamp(-self.largest, self.largest).to(torch.int16)
+        largest = torch.as_tensor(self.largest, dtype=weight.dtype, device=weight.device)
+        return torch.round(weight / steps).clamp(-largest, largest).to(torch.int16)
 
     def planes(self, codes: Int[Tensor, "R C"], spec: dict[str, str | int | float]) -> CodePlanes:
         """Give what is stored: codes in as few bytes as hold them, and the steps."""

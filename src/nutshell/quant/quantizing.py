@@ -14,6 +14,7 @@ from nutshell.errors import ArtifactError
 from nutshell.quant import gptq, rtn
 from nutshell.quant.config import GptqConfig, QuantRule, RtnConfig
 from nutshell.quant.levels import values_of_planes
+from nutshell.quant.lqer import corrected
 from nutshell.quant.precision import Precision
 from nutshell.quant.statistics import Statistics
 
@@ -28,7 +29,7 @@ def quantize(
     statistics: Statistics | None = None,
     precision: Precision | None = None,
 ) -> CodePlanes:
-    """Quantize one matrix.
+    """Quantize one matrix, without the correction of `rule.lqer`: which matrices have one is chosen among all.
 
     Args:
         weight: fp32.
@@ -42,7 +43,7 @@ def quantize(
 
 
 def dequantize(planes: CodePlanes) -> Float[Tensor, "R C"]:
-    """Give the weights of planes, in fp32.
+    """Give the weights of planes, with their correction if there is one, in fp32.
 
     Raises:
         ArtifactError: the planes are of another method, or do not match each other.
@@ -50,4 +51,4 @@ def dequantize(planes: CodePlanes) -> Float[Tensor, "R C"]:
     method = planes.spec.get("method")
     if method not in (known := [str(config.__struct_config__.tag) for config in METHODS]):
         raise ArtifactError(f"unknown quantizer '{method}', this version has {', '.join(known)}")
-    return values_of_planes(planes)
+    return corrected(values_of_planes(planes), planes.sides)

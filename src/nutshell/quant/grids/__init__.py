@@ -9,11 +9,19 @@ from nutshell.quant.grids.clipped import (
 )
 from nutshell.quant.grids.few import BinaryGrid, TernaryGrid
 from nutshell.quant.grids.grid import GridKind
+from nutshell.quant.grids.mixed import MixedGrid, MixedRateGrid
 from nutshell.quant.grids.open import RateGrid, SlopeGrid
 
-OpenGrid = RateGrid | SlopeGrid
+OpenGrid = RateGrid | SlopeGrid | MixedRateGrid
 FixedGrid = (
-    AbsmaxGrid | PercentileGrid | PercentileSearchGrid | SdClipGrid | HessianSdClipGrid | TernaryGrid | BinaryGrid
+    AbsmaxGrid
+    | PercentileGrid
+    | PercentileSearchGrid
+    | SdClipGrid
+    | HessianSdClipGrid
+    | MixedGrid
+    | TernaryGrid
+    | BinaryGrid
 )
 Grid = OpenGrid | FixedGrid
 
@@ -24,6 +32,8 @@ __all__ = [
     "Grid",
     "GridKind",
     "HessianSdClipGrid",
+    "MixedGrid",
+    "MixedRateGrid",
     "OpenGrid",
     "PercentileGrid",
     "PercentileSearchGrid",

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from msgspec import Meta
 from torch import Tensor
 
-from nutshell.quant.grids.grid import Bits, ClippedKind, GridKind, Positive
+from nutshell.quant.grids.grid import Bits, ClippedKind, GridKind, Positive, quantile
 from nutshell.quant.levels import Levels, largest_code, stored
 from nutshell.quant.precision import Precision
 from nutshell.quant.statistics import Statistics
@@ -103,15 +103,6 @@ class HessianSdClipGrid(GridKind, frozen=True, tag="hessian_sd_clip"):
         mean = importance.mean()
         ratio = importance / mean if mean > 0 else torch.ones_like(importance)
         return self.sigmas * deviation(weight) * (1 + self.strength * (ratio - 1)) / self.largest
-
-
-def quantile(weight: Float[Tensor, "N M"], share: float) -> Float[Tensor, " N"]:
-    """Give each row's quantile, linear between the two weights around it."""
-    ordered = weight.sort(dim=1).values
-    place = share * (weight.shape[1] - 1)
-    below = int(place)
-    above = min(below + 1, weight.shape[1] - 1)
-    return ordered[:, below] + (place - below) * (ordered[:, above] - ordered[:, below])
 
 
 def deviation(weight: Float[Tensor, "N M"]) -> Float[Tensor, " N"]:

@@ -136,3 +136,12 @@ def spread_over(weight: Float[Tensor, "R C"], scale: Float[Tensor, "..."]) -> Fl
 def rms(weight: Float[Tensor, "N M"]) -> Float[Tensor, " N"]:
     """Root mean square about zero: what a symmetric grid sees; defined for a single column too."""
     return weight.square().mean(dim=1).sqrt()
+
+
+def quantile(weight: Float[Tensor, "N M"], share: float) -> Float[Tensor, " N"]:
+    """Give each row's quantile, linear between the two weights around it."""
+    ordered = weight.sort(dim=1).values
+    place = share * (weight.shape[1] - 1)
+    below = int(place)
+    above = min(below + 1, weight.shape[1] - 1)
+    return ordered[:, below] + (place - below) * (ordered[:, above] - ordered[:, below])

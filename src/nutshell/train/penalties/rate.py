@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nutshell.nn.params import ParamTable
 from nutshell.quant.by_role import RateBits, SeenGrid, grids_by_role
-from nutshell.quant.config import QuantRole, QuantRule
+from nutshell.quant.config import QuantRole, QuantRule, is_quantized
 from nutshell.train.penalties.penalty import Penalty, PenaltyKind
 
 # Met by each code besides its own weights, so that a code not in use has a length.
@@ -36,10 +36,19 @@ class RateConfig(PenaltyKind, frozen=True, kw_only=True, tag="rate"):
     rate_bits: RateBits | None = None
 
     def check(self, rules: Sequence[QuantRule]) -> None:
-        self._grids(rules)
+        signs = [role for role, seen in self._grids(rules).items() if seen.grid.signs]
+        if signs:
+            raise ValueError(
+                f"train.penalties 'rate' has no effect on '{signs[0]}': whichever it is, a code of two costs a bit"
+            )
 
     def build(self, table: ParamTable, rules: Sequence[QuantRule]) -> Penalty:
-        coded = [(row.value, grid) for role, grid in self._grids(rules).items() for row in table.with_role(role)]
+        coded = [
+            (row.value, grid)
+            for role, grid in self._grids(rules).items()
+            for row in table.with_role(role)
+            if is_quantized(row.shape)
+        ]
         num_weights = sum(weight.numel() for weight, _ in coded)
 
         def bits_per_weight() -> Float[Tensor, ""]:

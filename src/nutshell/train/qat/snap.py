@@ -18,7 +18,7 @@ import torch
 from nutshell.config.struct import kind_of
 from nutshell.nn.params import ParamTable
 from nutshell.quant.by_role import SeenGrid
-from nutshell.quant.config import QuantRole, QuantRule
+from nutshell.quant.config import QuantRole, QuantRule, is_quantized
 from nutshell.train.qat.mode import ModeKind
 
 
@@ -52,4 +52,5 @@ def snap_(table: ParamTable, qat: SnapConfig, rules: Sequence[QuantRule]) -> Non
     """Put the weights of the mode's roles on their grids, in place."""
     for role, grid in qat.grids(rules).items():
         for row in table.with_role(role):
-            row.value.copy_(grid.rounded(row.value))
+            if is_quantized(row.shape):
+                row.value.copy_(grid.rounded(row.value))

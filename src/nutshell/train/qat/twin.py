@@ -20,7 +20,7 @@ from nutshell.model.seams import Stream
 from nutshell.nn.cache import KVCache
 from nutshell.nn.kernels.attend import AttendKind
 from nutshell.nn.params import ParamTable
-from nutshell.quant.config import QuantRole, QuantRule
+from nutshell.quant.config import QuantRole, QuantRule, is_quantized
 from nutshell.train.qat.mode import View, ViewKind
 
 
@@ -49,7 +49,7 @@ class ViewedLM(LM):
             owner, _, name = row.name.rpartition(".")
             module = self.get_submodule(owner)
             module.register_parameter(name, row.value)
-            if row.role in views:
+            if row.role in views and is_quantized(row.shape):
                 module.__class__ = _viewed(type(module), name)
                 seen = seen_by(module)
                 seen[name] = row.value  # until a forward looks; compiled code would be made anew for a new key
