@@ -23,9 +23,10 @@ lint: install
 	PATH=$(BIN):$$PATH $(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-# One process a core, one thread each; a file's tests stay together, for they share what is slow to make.
+# One process a core, one thread each; a file's tests stay together, for they share what is slow to make; the order is
+# that of tests/conftest.py, the longest first.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

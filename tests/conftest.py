@@ -1,1 +1,6 @@
 """Its place puts `tests/` on the import path: helpers that several folders share are modules beside it."""
+
+
+def pytest_collection_modifyitems(items):
+    """Start with whole trainings in processes of their own: a file that takes a minute must not be the last to begin."""
+    items.sort(key=lambda item: "integration" not in item.path.parts and item.path.name != "test_cli.py")
