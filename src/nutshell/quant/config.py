@@ -54,12 +54,13 @@ class GptqConfig(RuleKind, frozen=True, tag="gptq"):
 class TrellisConfig(RuleKind, frozen=True, tag="trellis"):
     """Trellis-coded quantization, by the least sum of error and rate down each column.
 
-    `rate_weight` is what a bit is worth, in squared steps; with `feedback`, columns make up for each other as in GPTQ.
+    `rate_weight` is what a bit is worth, in squares of the distance of two levels; with `feedback`, columns make up for
+    each other as in GPTQ.
     """
 
     grid: OpenGrid = RateGrid()
     states: Literal[4, 8, 16, 32, 64, 128, 256] = 8
-    rate_weight: Annotated[float, Meta(ge=0)] = 0.5
+    rate_weight: Annotated[float, Meta(ge=0)] = 0.4
     feedback: bool = False
 
     @property

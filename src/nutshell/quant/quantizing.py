@@ -11,15 +11,19 @@ from torch import Tensor
 from nutshell.codec.planes import CodePlanes
 from nutshell.config.struct import kind_of
 from nutshell.errors import ArtifactError
-from nutshell.quant import gptq, rtn
-from nutshell.quant.config import GptqConfig, QuantRule, RtnConfig
+from nutshell.quant import gptq, rtn, trellis
+from nutshell.quant.config import GptqConfig, QuantRule, RtnConfig, TrellisConfig
 from nutshell.quant.levels import values_of_planes
 from nutshell.quant.lqer import corrected
 from nutshell.quant.precision import Precision
 from nutshell.quant.statistics import Statistics
 
 # One line adds a method: its config, and (weight, rule, statistics=, precision=) -> planes.
-METHODS: dict[type[QuantRule], Callable[..., CodePlanes]] = {RtnConfig: rtn.quantize, GptqConfig: gptq.quantize}
+METHODS: dict[type[QuantRule], Callable[..., CodePlanes]] = {
+    RtnConfig: rtn.quantize,
+    GptqConfig: gptq.quantize,
+    TrellisConfig: trellis.quantize,
+}
 
 
 def quantize(
