@@ -1,11 +1,11 @@
 """Convolutional codes of rate 1/2: which levels of a trellis may follow each other.
 
-A level's subset is its remainder by 4, two bits z1 z0. Down each column of levels there is one path bit a level, and
+A level's subset is its remainder by 4, two bits z1 z0. Down each column of levels runs one path bit a level, and
 
     z1[t] = xor of path[t - i] over the set bits i of the first polynomial,
     z0[t] = xor of path[t - i] over the set bits i of the second,
 
-with path bits of zero before the first. This feedforward form needs no state to decode: only path bits that are shifted.
+with path bits of zero before the first. This feedforward form needs no state to decode, only shifted path bits.
 The second polynomial has no bit 0, so z0 is known before the level: it leaves the even levels or the odd ones. The code
 has 2^m states, with m the highest bit of the first.
 
