@@ -94,7 +94,7 @@ def values_of_planes(planes: CodePlanes) -> Float[Tensor, "R C"]:
         ArtifactError: scale, columns and codes do not match.
     """
     scale, columns = planes.sides.get("scale"), planes.sides.get("columns")
-    if scale is None or planes.codes.ndim != 2 or not _fits(scale, planes.codes.shape):
+    if scale is None or planes.codes.ndim != 2 or not scale_fits(scale, planes.codes.shape):
         raise ArtifactError("a quantized matrix needs one scale, one a row, or some a row")
     if columns is not None and (columns.shape != planes.codes.shape[1:] or columns.dtype != np.int8):
         raise ArtifactError("the column factors of a quantized matrix are one a column, of 8 bits")
@@ -104,7 +104,8 @@ def values_of_planes(planes: CodePlanes) -> Float[Tensor, "R C"]:
     )
 
 
-def _fits(scale: np.ndarray, shape: tuple[int, ...]) -> bool:
+def scale_fits(scale: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Say whether stored scales can be those of a matrix: fp16, one, one a row, or some for groups of each row."""
     rows, cols = shape
     if scale.dtype != np.float16:
         return False

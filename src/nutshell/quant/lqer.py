@@ -22,7 +22,7 @@ from nutshell.config.struct import Kind
 from nutshell.errors import ArtifactError
 from nutshell.quant.grids.clipped import AbsmaxGrid
 from nutshell.quant.grids.grid import Bits
-from nutshell.quant.levels import spread, stored
+from nutshell.quant.levels import scale_fits, spread, stored
 from nutshell.quant.statistics import Statistics
 
 SIDES = ("lqer_left", "lqer_left_scale", "lqer_right", "lqer_right_scale")
@@ -122,16 +122,16 @@ def _checked(found: list[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray
     if len(found) < len(SIDES):
         raise ArtifactError("a low-rank correction has two factors, each with its scales")
     left, left_scale, right, right_scale = found
-    ranks = {array.shape[0] if array.ndim == 2 else 0 for array in (left, right)}
-    scales_fit = all(
-        scale.dtype == np.float16
-        and (
-            scale.shape in ((1,), codes.shape[:1])
-            or (scale.ndim == 2 and scale.shape[0] == codes.shape[0] and scale.shape[1] > 0)
-        )
-        for codes, scale in ((left, left_scale), (right, right_scale))
+    rows, cols = shape
+    rank = len(left) if left.ndim == 2 else 0
+    fits = (
+        1 <= rank <= min(shape)
+        and (left.shape, right.shape) == ((rank, rows), (rank, cols))
+        and left.dtype == right.dtype == np.int8
+        and scale_fits(left_scale, left.shape)
+        and scale_fits(right_scale, right.shape)
     )
-    if ranks != {min(left.shape[0], *shape)} or (left.shape[1], right.shape[1]) != shape or not scales_fit:
+    if not fits:
         raise ArtifactError("a low-rank correction does not fit its matrix")
     return found
 
