@@ -62,7 +62,7 @@ PRECISION = Precision(3.3, unit=0.8)
 
 def test_every_method_and_grid_is_under_this_contract():
     assert {type(grid) for grid in GRIDS.values()} == set(Grid.__args__)
-    assert {type(rule) for rule in RULES.values()} == set(METHODS)
+    assert {type(rule) for rule in RULES.values()} == set(QuantRule.__args__) == set(METHODS)
 
 
 def draw(rows, cols, seed=0):

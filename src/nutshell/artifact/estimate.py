@@ -15,7 +15,7 @@ from nutshell.codec.limits import gaussian_code_bits
 from nutshell.model.config import ModelConfig
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
-from nutshell.quant.config import QuantRule
+from nutshell.quant.config import QuantRule, rule_for
 from nutshell.quant.grids import HessianSdClipGrid, RateGrid, SdClipGrid, SlopeGrid
 from nutshell.quant.levels import MAX_BITS, largest_code
 from nutshell.quant.precision import step_for_rate
@@ -31,8 +31,7 @@ def predict_bytes(model: ModelConfig, pack: PackConfig) -> int:
     """Predict the size of the packed artifact, in bytes."""
     with torch.device("meta"):
         table = ParamTable.of(LM(model, [model.depth.parse()]))
-    rules = {role: rule for rule in pack.rules for role in rule.roles}
-    weights = sum(_weight_bytes(row, rules.get(row.role)) for row in table)
+    weights = sum(_weight_bytes(row, rule_for(pack.rules, row.role, row.shape)) for row in table)
     total = round(FIXED_BYTES + TOKENIZER_BYTES_PER_TOKEN * model.vocab_size + weights)
     return min(total, pack.budget_bytes) if is_fitted(pack) else total
 

@@ -17,7 +17,7 @@ from nutshell.artifact.container import Container, Section, pack_container, unpa
 from nutshell.codec import chain as codec
 from nutshell.codec.planes import CodePlanes
 from nutshell.nn.params import ParamTable, Role
-from nutshell.quant.config import QuantRule
+from nutshell.quant.config import QuantRule, rule_for
 from nutshell.quant.precision import Precision
 from nutshell.quant.quantizing import quantize
 
@@ -74,10 +74,9 @@ class Packer:
 
     def __init__(self, contents: Contents, config: PackConfig) -> None:
         self._frame = tuple(_frame_sections(contents))
-        by_role = {role: rule for rule in config.rules for role in rule.roles}
         self._weights: list[tuple[Section, ...] | _Fitted] = []
         for name, weight in contents.weights.items():
-            rule = by_role.get(contents.roles[name])
+            rule = rule_for(config.rules, contents.roles[name], weight.shape)
             if rule is None:
                 self._weights.append((_smallest(name, "float", weight.half().numpy(), SIDE_CHAINS),))
             elif rule.grid.is_open:

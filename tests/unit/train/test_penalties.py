@@ -14,7 +14,7 @@ from nutshell.errors import RecipeError
 from nutshell.nn.params import ParamTable
 from nutshell.quant.by_role import SeenGrid
 from nutshell.quant.config import RtnConfig
-from nutshell.quant.grids import AbsmaxGrid, RateGrid, SdClipGrid
+from nutshell.quant.grids import AbsmaxGrid, BinaryGrid, RateGrid, SdClipGrid
 from nutshell.quant.precision import Precision
 from nutshell.quant.quantizing import quantize
 from nutshell.train.penalties import NuclearConfig, PenaltyConfig, RateConfig
@@ -27,6 +27,7 @@ GRIDS = {
     "deviation": SeenGrid(SdClipGrid(bits=5, sigmas=9.0)),
     "largest": SeenGrid(AbsmaxGrid(bits=5)),
     "rate": SeenGrid(RateGrid(), Precision(3.5)),
+    "groups": SeenGrid(AbsmaxGrid(bits=5, per=8)),
 }
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
 
@@ -91,10 +92,20 @@ def test_the_nuclear_penalty_sums_over_matrices_when_it_is_due(case):
     assert {row.role for row in table if row.value.grad is not None} == {"matrix"}
 
 
+def cells(wide, per):
+    """What shares a scale."""
+    if per == "tensor":
+        return [wide.ravel()]
+    if per == "row":
+        return list(wide)
+    assert wide.shape[1] % per == 0
+    return [row[first : first + per] for row in wide for first in range(0, len(row), per)]
+
+
 def split_over_codes(weight, grid):
     """For each weight the two codes around it and its shares of them, in plain float64 loops."""
     top, met = grid.grid.largest, []
-    for row in weight.double().numpy():
+    for row in cells(weight.double().numpy(), getattr(grid.grid, "per", "row")):
         deviation, largest = math.sqrt(sum(value**2 for value in row) / len(row)), max(map(abs, row))
         unbiased = statistics.stdev(row) if len(set(row)) > 1 else largest
         if isinstance(grid.grid, RateGrid):
@@ -122,7 +133,7 @@ def bits_by_hand(weight, grid):
     return sum(share * lengths[code] for code, share in met)
 
 
-@grids
+@pytest.mark.parametrize("grid", [*GRIDS.values(), SeenGrid(AbsmaxGrid(bits=5, per="tensor"))])
 def test_expected_bits_by_hand(grid):
     weight = draw(6, 40) * torch.logspace(-2, 1, 6)[:, None]
     weight[2] = 0.0
@@ -132,7 +143,7 @@ def test_expected_bits_by_hand(grid):
 
 @grids
 def test_the_rates_gradient_by_differences(grid):
-    weight = draw(5, 30).requires_grad_()
+    weight = draw(5, 32).requires_grad_()
     expected_bits(weight, grid).backward()
     lengths = ideal_lengths(split_over_codes(weight.detach(), grid), grid)
     for row, col in ((0, 0), (1, 7), (4, 29), (2, 3)):
@@ -216,6 +227,12 @@ def test_a_rate_that_does_not_go_with_the_rules_is_refused(penalty, rules, messa
     with pytest.raises(ValueError, match=r"train\.penalties 'rate'") as caught:
         penalty.check(rules)
     assert message in str(caught.value)
+
+
+def test_a_rate_has_nothing_to_say_of_two_levels():
+    rules = (RtnConfig(roles=("matrix",), grid=BinaryGrid()),)
+    with pytest.raises(ValueError, match="has no effect on 'matrix': whichever it is, a code of two costs a bit"):
+        RateConfig(weight=1.0).check(rules)
 
 
 def test_penalties_that_go_with_any_rules_check_nothing():

@@ -14,9 +14,21 @@ from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.errors import RecipeError
 from nutshell.nn.params import ParamTable
 from nutshell.quant.by_role import SeenGrid
-from nutshell.quant.config import RtnConfig
-from nutshell.quant.grids import AbsmaxGrid, RateGrid, SdClipGrid
+from nutshell.quant.config import GptqConfig, RtnConfig, TrellisConfig
+from nutshell.quant.grids import (
+    AbsmaxGrid,
+    BinaryGrid,
+    HessianSdClipGrid,
+    MixedRateGrid,
+    PercentileGrid,
+    PercentileSearchGrid,
+    RateGrid,
+    SdClipGrid,
+    SlopeGrid,
+    TernaryGrid,
+)
 from nutshell.quant.precision import Precision
+from nutshell.quant.quantizing import dequantize, quantize
 from nutshell.recipe import Recipe
 from nutshell.train.qat import NoiseConfig, QatConfig, SnapConfig, SteConfig, quantized_twin, snap_
 
@@ -27,6 +39,24 @@ ABSMAX = (
 )
 SIGMAS = (RtnConfig(roles=("matrix",), grid=SdClipGrid(bits=6, sigmas=12.85)),)
 FITTED = (RtnConfig(roles=("matrix",)), RtnConfig(roles=("embedding",), grid=RateGrid(extra_bits=1.5)))
+
+FEW = (
+    RtnConfig(roles=("matrix",), grid=TernaryGrid()),
+    RtnConfig(roles=("embedding",), grid=BinaryGrid(per="tensor")),
+)
+GROUPS = (RtnConfig(roles=("matrix", "embedding"), grid=AbsmaxGrid(bits=3, per=5)),)
+SEARCHED = (
+    RtnConfig(roles=("matrix",), grid=PercentileSearchGrid(bits=4, by="row")),
+    RtnConfig(roles=("embedding",), grid=PercentileGrid(bits=8, quantile=0.9999984, floor=1.0)),
+)
+# Vectors stay in fp16: of this model's gates only one is a matrix.
+GATES = (*ABSMAX, RtnConfig(roles=("gate",), grid=AbsmaxGrid(bits=8)))
+
+SLOPED = (TrellisConfig(roles=("matrix",), grid=SlopeGrid()),)
+AWARE = (RtnConfig(roles=("matrix",), grid=HessianSdClipGrid(bits=6, sigmas=12.85)),)
+MIXED = (RtnConfig(roles=("matrix",), grid=MixedRateGrid()),)
+TRELLIS = (TrellisConfig(roles=("matrix",)),)
+GPTQ = (GptqConfig(roles=("matrix",), grid=AbsmaxGrid(bits=6)),)
 
 
 def loss_of(model, schedule):
@@ -46,11 +76,20 @@ def tokenizer():
     return train_tokenizer([text.encode()], vocab_size=VOCAB)
 
 
-@pytest.mark.parametrize(("rules", "rate"), [(ABSMAX, None), (SIGMAS, None), (FITTED, 3.7)])
+@pytest.mark.parametrize(
+    ("rules", "rate"),
+    [(ABSMAX, None), (SIGMAS, None), (FITTED, 3.7), (FEW, None), (GROUPS, None), (SEARCHED, None), (GATES, None)],
+)
 def test_straight_through_sees_the_very_weights_that_the_artifact_gives_back(tokenizer, rules, rate):
     table = {
         "about": "test",
-        "model": SMALL | {"vocab_size": VOCAB, "values": [{"kind": "value_embedding", "dim": 6}]},
+        "model": SMALL
+        | {
+            "vocab_size": VOCAB,
+            "values": [{"kind": "value_embedding", "dim": 6}],
+            "heads": [{"kind": "attention_gate", "inputs": 5}],
+            "inputs": [{"kind": "smear_gate"}],
+        },
         "train": {"budget": {"steps": 1}, "batch_size": 1, "seq_len": 16},
         "pack": {"budget_bytes": 40_000, "rules": []},
         "score": {"stride": 8},
@@ -67,7 +106,7 @@ def test_straight_through_sees_the_very_weights_that_the_artifact_gives_back(tok
     )
     loaded = load(Packer(contents, PackConfig(budget_bytes=40_000, rules=rules)).pack(rate).content)
     covered = {role for rule in rules for role in rule.roles}
-    compared = [row.name for row in ParamTable.of(model) if row.role in covered]
+    compared = [row.name for row in ParamTable.of(model) if row.role in covered and row.value.ndim == 2]
     assert len(compared) >= 24
     for name in compared:
         assert torch.equal(seen(twin, name), loaded.model.get_parameter(name)), name
@@ -136,6 +175,32 @@ def test_noise_is_uniform_over_a_step_and_as_large_as_the_grids_error(grid):
     error = ((grid.rounded(weight) - weight).double().numpy() / (factor * deviation)[:, None]) ** 2
     assert (in_steps**2).mean() == pytest.approx(error.mean(), rel=0.01)
     assert (in_steps**2).mean() == pytest.approx(1 / 12, rel=0.01)
+
+
+@pytest.mark.parametrize("grid", [AbsmaxGrid(bits=3, per=4), TernaryGrid(per="tensor")], ids=["groups", "tensor"])
+def test_noise_goes_by_the_step_of_each_weights_cell(grid):
+    weight = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    moved = torch.stack([NoiseConfig().view(SeenGrid(grid))(weight) - weight for _ in range(2000)])
+    codes = quantize(weight, RtnConfig(roles=(), grid=grid))
+    scale = torch.from_numpy(codes.sides["scale"]).float()
+    steps = scale.repeat_interleave(4, dim=1) if scale.ndim == 2 else scale.expand(6, 8)
+    torch.testing.assert_close(moved.abs().amax(dim=0), steps / 2, rtol=0.01, atol=0)
+
+
+def test_what_is_seen_for_a_trellis_is_as_far_off_as_the_trellis_is():
+    weight = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
+    rules = (TrellisConfig(roles=("matrix",), states=8, grid=RateGrid(extra_bits=0.5)),)
+    for rate in (3.0, 4.5):
+        precision = Precision(rate)
+        error = (dequantize(quantize(weight, rules[0], precision=precision)) - weight).square().mean()
+        for mode in (SteConfig(rate_bits=rate), NoiseConfig(rate_bits=rate)):
+            moved = mode.view(mode.grids(rules)["matrix"])(weight) - weight
+            assert moved.square().mean().item() == pytest.approx(error.item(), rel=0.03)
+
+
+def test_what_is_seen_for_gptq_is_rounding_on_its_grid():
+    grid = SdClipGrid(bits=6, sigmas=12.85)
+    assert SteConfig().grids((GptqConfig(roles=("matrix",), grid=grid),)) == {"matrix": SeenGrid(grid)}
 
 
 def test_the_gradient_of_noise_is_that_of_the_moved_weights():
@@ -212,8 +277,15 @@ def test_snap_is_due_after_every_so_many_steps():
         (SteConfig(), FITTED, "train.qat needs rate_bits: pack.rules leaves the precision of 'matrix' to the budget"),
         (NoiseConfig(rate_bits=4.0), SIGMAS, "train.qat.rate_bits has no effect: pack.rules fixes the bits of"),
         (SteConfig(roles=("embedding",), rate_bits=4.0), (*SIGMAS, ABSMAX[1]), "rate_bits has no effect"),
+        (SteConfig(rate_bits=4.0), SLOPED, "train.qat cannot foresee 'matrix': grid 'slope' takes its steps from a"),
+        (NoiseConfig(), AWARE, "train.qat cannot foresee 'matrix': grid 'hessian_sd_clip' takes its steps from a"),
+        (SteConfig(rate_bits=4.0), MIXED, "train.qat cannot foresee 'matrix': grid 'mixed_rate' takes its steps"),
+        (SteConfig(), TRELLIS, "train.qat needs rate_bits: pack.rules leaves the precision of 'matrix' to the budget"),
+        (SnapConfig(), TRELLIS, "train.qat 'snap' cannot hold 'matrix' on its grid: the steps of 'rate' change with"),
+        (SnapConfig(), GPTQ, "train.qat 'snap' cannot hold 'matrix' on its grid: method 'gptq' chooses"),
         (SnapConfig(), SIGMAS, "train.qat 'snap' cannot hold 'matrix' on its grid"),
-        (SnapConfig(), FITTED, "train.qat 'snap' cannot hold 'embedding' on its grid"),
+        (SnapConfig(), FITTED, "train.qat 'snap' cannot hold 'matrix' on its grid"),
+        (SnapConfig(roles=("embedding",)), FITTED, "train.qat 'snap' cannot hold 'embedding' on its grid"),
     ],
 )
 def test_settings_that_do_not_go_with_the_rules_are_refused(qat, rules, message):

@@ -72,8 +72,8 @@ def expected_bits(weight: Float[Tensor, "R C"], grid: SeenGrid) -> Float[Tensor,
 
 
 def _in_steps(weight: Float[Tensor, "R C"], grid: SeenGrid) -> Float[Tensor, "R C"]:
-    """Divide rows by their steps; a row of zeros, which has none, stays zero and learns nothing."""
-    empty = (weight.detach() == 0).all(dim=1, keepdim=True)
+    """Divide weights by their steps; what shares a step and is all zeros, and so has none, learns nothing."""
+    empty = grid.steps(weight.detach()) == 0
     steps = grid.steps(torch.where(empty, 1.0, weight))
     return torch.where(empty, 0.0, weight / steps)
 

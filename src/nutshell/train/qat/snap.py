@@ -6,9 +6,9 @@ Source:    the QAT of openai/parameter-golf 167's MLX script (shared/spec/layer-
 Shapes:    w [R C].
 Cost:      some passes over the weights every `every` steps; no forward is changed.
 Interacts: what `every` updates together move by less than half a step is undone, so late in a run, when rates are low,
-           weights stand still. The end of the grid must be the row's largest magnitude, which rounding leaves where it
-           is: Q(Q(w)) = Q(w), and the artifact holds the very weights. A step by deviation would grow with every snap,
-           for rounding widens a row, by a factor of 1 + (step / deviation)^2 / 24.
+           weights stand still. The grid must leave rounded weights where they are, as one that ends at the row's
+           largest magnitude does: Q(Q(w)) = Q(w), and the artifact holds the very weights. A step by deviation would
+           grow with every snap, for rounding widens a row, by a factor of 1 + (step / deviation)^2 / 24.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ import torch
 from nutshell.config.struct import kind_of
 from nutshell.nn.params import ParamTable
 from nutshell.quant.by_role import SeenGrid
-from nutshell.quant.config import QuantRole, QuantRule, is_quantized
+from nutshell.quant.config import QuantRole, QuantRule, RtnConfig, is_quantized
 from nutshell.train.qat.mode import ModeKind
 
 
@@ -32,19 +32,28 @@ class SnapConfig(ModeKind, frozen=True, tag="snap"):
             raise ValueError(f"every must be at least 1, got {self.every}")
 
     def grids(self, rules: Sequence[QuantRule]) -> dict[QuantRole, SeenGrid]:
-        moving = [(role, rule.grid) for rule in rules for role in rule.roles if not rule.grid.holds_still]
-        claimed = [(role, grid) for role, grid in moving if self.roles is None or role in self.roles]
-        if claimed:
-            role, grid = min(claimed, key=lambda pair: pair[0])
-            raise ValueError(
-                f"train.qat 'snap' cannot hold '{role}' on its grid: the steps of '{kind_of(grid)}' change with every "
-                "snap; give the rule of pack.rules a grid 'absmax', 'ternary' or 'binary', or train with 'ste'"
-            )
+        for rule in rules:
+            for role in rule.roles:
+                if self.roles is None or role in self.roles:
+                    _check_holds(role, rule)
         return super().grids(rules)
 
     def is_due(self, step: int) -> bool:
         """Say whether weights are put on the grid after the step of that number, counted from 0."""
         return (step + 1) % self.every == 0
+
+
+def _check_holds(role: QuantRole, rule: QuantRule) -> None:
+    if not rule.grid.holds_still:
+        why = f"the steps of '{kind_of(rule.grid)}' change with every snap"
+    elif not isinstance(rule, RtnConfig):
+        why = f"method '{kind_of(rule)}' chooses codes by a calibration"
+    else:
+        return
+    raise ValueError(
+        f"train.qat 'snap' cannot hold '{role}' on its grid: {why}; "
+        "give it a rule 'rtn' on a grid 'absmax', 'ternary' or 'binary', or train with 'ste'"
+    )
 
 
 @torch.no_grad()
