@@ -71,8 +71,8 @@ def quantize(
 def restore_rows(planes: CodePlanes) -> CodePlanes:
     """Put the rows of stored codes back where the weight has them.
 
-    Rows are stored by rising scale. A row far below its step is all zeros at no cost, but only if the code need not leave
-    the path of zeros for the rows around it; side by side, such rows cost nothing. The scales say the order for free.
+    Rows are stored by rising scale. A row far below its step is all zeros at no cost, unless the rows around it make the
+    code leave the path of zeros; side by side, such rows cost nothing. The scales say the order for free.
     """
     scale = planes.sides.get("scale")
     if scale is None or planes.codes.ndim != 2 or scale.shape != planes.codes.shape[:1]:
@@ -102,6 +102,10 @@ def square_prices(
 
 def _halved(levels: Levels) -> Levels:
     return replace(levels, scale=stored(levels.scale.double() / 2), largest=WIDEST_CODE)
+
+
+def _search(targets: Float[Tensor, "R N"], pulls: Float[Tensor, "R N"], states: int) -> Int[Tensor, "R N"]:
+    return torch.from_numpy(best_levels(targets.T.contiguous().numpy(), pulls.T.contiguous().numpy(), states)).T
 
 
 def _order(scale: Shaped[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:

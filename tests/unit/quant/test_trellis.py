@@ -133,11 +133,11 @@ def test_rows_are_stored_by_rising_scale():
 
 def test_rows_below_their_step_do_not_disturb_the_others():
     """Interleaved with rows of zeros, a code would have to be on the path of zeros at every second row."""
-    weight = normal(80, 200)
+    weight = normal(800, 50)
     weight[1::2] *= 0.001
     rule = TrellisConfig(roles=(), grid=SlopeGrid())
-    row_weights = torch.tensor([1.0, 1e-3]).double().repeat(40)
-    statistics = Statistics(torch.eye(200).double(), row_weights)
+    row_weights = torch.tensor([1.0, 1e-3]).double().repeat(400)
+    statistics = Statistics(torch.eye(50).double(), row_weights)
     planes = quantize(weight, rule, statistics=statistics, precision=Precision(4.0))
     error = (dequantize(planes) - weight)[::2].square().mean()
     alone = dequantize(trellis(weight[::2].contiguous(), rate_bits=4.0, grid=SlopeGrid()))
