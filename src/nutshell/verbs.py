@@ -129,17 +129,18 @@ def train(
     terminal.result(receipt, lambda _: Text(f"trained: {run_dir}"))
 
 
-def pack(run: Path, *, budget_bytes: int | None = None, json: Json = False) -> None:
+def pack(run: Path, *, budget_bytes: int | None = None, data: Path | None = None, json: Json = False) -> None:
     """Pack a trained run into RUN/model.nut, as finely as the budget allows.
 
     Args:
         run: run directory of `nutshell train`.
         budget_bytes: most bytes the artifact may have; the recipe's budget unless given.
+        data: data set that the run was trained on, where the recipe calibrates on its text.
         json: print the ledger as JSON.
     """
     terminal = Terminal(as_json=json)
     with terminal.stage("pack", unit="packings") as advance:
-        ledger = pack_run(run, budget_bytes=budget_bytes, progress=advance)
+        ledger = pack_run(run, data, budget_bytes=budget_bytes, progress=advance)
     terminal.result(ledger, ledger_view)
 
 

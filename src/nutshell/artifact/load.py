@@ -2,11 +2,14 @@
 
 import tomllib
 from dataclasses import dataclass, replace
+from typing import Self
 
 import msgspec
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from nutshell.artifact.container import Container, unpack_container
+from nutshell.artifact.container import Container, Section, unpack_container
 from nutshell.codec.planes import CodePlanes
 from nutshell.config.loader import decode
 from nutshell.data.tokenizer import Tokenizer
@@ -17,6 +20,19 @@ from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
 from nutshell.quant.quantizing import dequantize
 from nutshell.quant.rtn import METHOD
+from nutshell.quant.workers import in_order
+
+# What the sections of a weight may hold, by kind.
+DTYPES = {
+    "float": ("float16",),
+    "codes": ("int8", "int16"),
+    "scale": ("float16",),
+    "columns": ("int8",),
+    "lqer_left": ("int8",),
+    "lqer_left_scale": ("float16",),
+    "lqer_right": ("int8",),
+    "lqer_right_scale": ("float16",),
+}
 
 
 class _TrainPart(msgspec.Struct):
@@ -92,26 +108,88 @@ def _load(container: Container) -> Loaded:
         raise ArtifactError(f"its tokenizer's BOS is token {tokenizer.bos_id}, its recipe's {recipe.model.bos_id}")
     with torch.device("meta"):
         model = LM(recipe.model, [schedule])
-    used = {("recipe", "recipe"), ("tokenizer", "tokenizer")}
-    weights = {}
-    for row in ParamTable.of(model):
-        weights[row.name], keys = _read_weight(container, row)
-        used |= keys
+    rows = list(ParamTable.of(model))
+    stored = [_Stored.of(container, row) for row in rows]
+    used = {("recipe", "recipe"), ("tokenizer", "tokenizer")}.union(*(each.keys for each in stored))
     if left_over := sorted(set(container.sections) - used):
         raise ArtifactError(f"section '{left_over[0][0]}' ({left_over[0][1]}) belongs to no weight of its recipe")
+    values = in_order(_Stored.read, stored)
+    weights = {row.name: value for row, value in zip(rows, values, strict=True)}
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(requires_grad=False)
     return Loaded(model.eval(), schedule, tokenizer, recipe.train.seq_len, recipe.score.stride, recipe_text)
 
 
-def _read_weight(container: Container, row: ParamRow) -> tuple[torch.Tensor, set[tuple[str, str]]]:
-    kind = "float" if (row.name, "float") in container.sections else "codes"
-    main = container.section(row.name, kind)
-    if main.shape != row.shape:  # before decoding, which takes time and memory by the shape
-        raise ArtifactError(f"weight '{row.name}' has shape {list(main.shape)}, its recipe says {list(row.shape)}")
-    if kind == "float":
-        return torch.from_numpy(main.decode()).float(), {(row.name, kind)}
-    kinds = ["scale", *(["columns"] if (row.name, "columns") in container.sections else [])]
-    sides = {side: container.section(row.name, side).decode() for side in kinds}
-    planes = CodePlanes(codes=main.decode(), sides=sides, spec={"method": METHOD})
-    return dequantize(planes), {(row.name, kind), *((row.name, side) for side in kinds)}
+def read_weight(container: Container, row: ParamRow) -> Float[Tensor, "..."]:
+    """Decode one weight, in fp32.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or not what a recipe says.
+    """
+    return _Stored.of(container, row).read()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The sections of one weight, checked for all that can be checked before they are decoded."""
+
+    main: Section
+    sides: tuple[Section, ...]
+
+    @classmethod
+    def of(cls, container: Container, row: ParamRow) -> Self:
+        """Find them.
+
+        Raises:
+            ArtifactError: one is missing, or of a dtype or shape that does not go with the weight.
+        """
+        kind = "float" if (row.name, "float") in container.sections else "codes"
+        main = container.section(row.name, kind)
+        if main.shape != row.shape:  # before decoding, which takes time and memory by the shape
+            raise ArtifactError(f"weight '{row.name}' has shape {list(main.shape)}, its recipe says {list(row.shape)}")
+        sides: list[Section] = []
+        if kind == "codes":
+            sides.append(container.section(row.name, "scale"))
+            found = (container.sections.get((row.name, side)) for side in DTYPES if side not in ("codes", "scale"))
+            sides += [section for section in found if section is not None]
+        for section in (main, *sides):
+            if section.dtype not in DTYPES[section.kind]:
+                raise ArtifactError(f"section '{section.name}' ({section.kind}) cannot hold {section.dtype}")
+            if section is not main and not _may_be_beside(section.kind, section.shape, row.shape):
+                raise ArtifactError(
+                    f"section '{section.name}' ({section.kind}) of shape {list(section.shape)} does not go with a "
+                    f"weight of {list(row.shape)}"
+                )
+        return cls(main, tuple(sides))
+
+    @property
+    def keys(self) -> set[tuple[str, str]]:
+        return {(section.name, section.kind) for section in (self.main, *self.sides)}
+
+    def read(self) -> Float[Tensor, "..."]:
+        """Decode and dequantize."""
+        main = self.main.decode()
+        if self.main.kind == "float":
+            return torch.from_numpy(main).float()
+        sides = {side.kind: side.decode() for side in self.sides}
+        try:
+            return dequantize(CodePlanes(codes=main, sides=sides, spec={"method": METHOD}))
+        except ArtifactError as error:
+            raise ArtifactError(f"weight '{self.main.name}': {error}") from error
+
+
+def _may_be_beside(kind: str, shape: tuple[int, ...], matrix: tuple[int, ...]) -> bool:
+    """Say whether a side of this shape can belong to a matrix, before anything of its size is made."""
+    if len(matrix) != 2:
+        return False
+    rows, cols = matrix
+    ranks = range(1, min(rows, cols) + 1)
+    match kind:
+        case "scale":
+            return shape in ((1,), (rows,)) or (len(shape) == 2 and shape[0] == rows and 1 <= shape[1] <= cols)
+        case "columns":
+            return shape == (cols,)
+        case "lqer_left" | "lqer_right":
+            return len(shape) == 2 and shape[0] in ranks and shape[1] == (rows if kind == "lqer_left" else cols)
+        case _:
+            return len(shape) in (1, 2) and shape[0] in ranks and all(1 <= size <= max(matrix) for size in shape[1:])

@@ -4,9 +4,8 @@ The artifact alone can score and generate: the resolved recipe says how to build
 text, and every weight is a section named as in the model.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -14,17 +13,21 @@ from torch import Tensor
 from nutshell import __version__
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.container import Container, Section, pack_container, unpack_container
+from nutshell.artifact.matrices import Matrix, quantize_all, slope_unit
 from nutshell.codec import chain as codec
 from nutshell.codec.planes import CodePlanes
 from nutshell.nn.params import ParamTable, Role
 from nutshell.quant.config import QuantRule, rule_for
+from nutshell.quant.grids import OpenGrid
 from nutshell.quant.precision import Precision
-from nutshell.quant.quantizing import quantize
+from nutshell.quant.statistics import Statistics
+from nutshell.quant.workers import in_order
 
 # For codes, the model of `ans` won on every trained matrix; brotli takes seconds and can win only where rows repeat.
 CODE_CHAINS = (("ans",),)
 SIDE_CHAINS = (("bits", "ans"), ("shuffle", "brotli"), ("raw",))
 BYTES_CHAINS = (("lzma",), ("brotli",))
+INTEGER_SIDES = ("columns", "lqer_left", "lqer_right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Packed:
 
     content: bytes
     container: Container
-    rate_bits: float | None  # the fitted precision, where a rule left it open
+    precision: Precision | None  # the fitted one, where a rule leaves it open
 
 
 def is_fitted(config: PackConfig) -> bool:
@@ -67,42 +70,78 @@ def is_fitted(config: PackConfig) -> bool:
 class Packer:
     """Packs one model at any precision; what no precision changes is coded once.
 
+    Matrices are quantized and coded beside one another; the bytes do not depend on how many at a time.
+
     Args:
         contents: what goes into the artifact.
         config: the rules.
+        statistics: of the matrices whose rules use them, by name.
+        workers: matrices at a time; as many as there are processors unless given.
     """
 
-    def __init__(self, contents: Contents, config: PackConfig) -> None:
-        self._frame = tuple(_frame_sections(contents))
-        self._weights: list[tuple[Section, ...] | _Fitted] = []
-        for name, weight in contents.weights.items():
-            rule = rule_for(config.rules, contents.roles[name], weight.shape)
-            if rule is None:
-                self._weights.append((_smallest(name, "float", weight.half().numpy(), SIDE_CHAINS),))
-            elif rule.grid.is_open:
-                self._weights.append(_Fitted(name, weight, rule))
-            else:
-                self._weights.append(_plane_sections(name, quantize(weight, rule)))
+    def __init__(
+        self,
+        contents: Contents,
+        config: PackConfig,
+        statistics: Mapping[str, Statistics] | None = None,
+        *,
+        workers: int | None = None,
+    ) -> None:
+        self._workers = workers
+        matrices = matrices_of(contents, config, statistics or {})
+        quantized = {matrix.name for matrix in matrices}
+        spared = [(name, weight) for name, weight in contents.weights.items() if name not in quantized]
+        self._open = [matrix for matrix in matrices if matrix.rule.grid.is_open]
+        self._unit = slope_unit(self._open, workers=workers)
+        fixed = [matrix for matrix in matrices if not matrix.rule.grid.is_open]
+        floats = in_order(lambda each: _float_section(*each), spared, workers=workers)
+        self._settled = (*_frame_sections(contents), *floats, *self._sections(fixed, None))
+
+    @property
+    def settled_bytes(self) -> int:
+        """Payloads of the sections that no precision changes."""
+        return sum(map(_num_bytes, self._settled))
+
+    @property
+    def num_open_weights(self) -> int:
+        """Weights whose precision the budget decides."""
+        return sum(matrix.weight.numel() for matrix in self._open)
+
+    @property
+    def mean_extra_bits(self) -> float:
+        """What the open grids of those weights have in the mean beside the common rate."""
+        extra = (matrix.weight.numel() * _extra_bits(matrix.rule) for matrix in self._open)
+        return sum(extra) / max(self.num_open_weights, 1)
 
     def pack(self, rate_bits: float | None) -> Packed:
         """Quantize, code and wrap; `rate_bits` is the precision of the rules that do not fix theirs."""
-        sections = [*self._frame]
-        for weight in self._weights:
-            sections += weight.sections(rate_bits) if isinstance(weight, _Fitted) else weight
+        precision = None if rate_bits is None else Precision(rate_bits, self._unit)
+        sections = [*self._settled, *self._sections(self._open, precision)]
         content = pack_container(sections, {"producer": f"nutshell {__version__}"})
-        return Packed(content, unpack_container(content), rate_bits)
+        return Packed(content, unpack_container(content), precision)
+
+    def _sections(self, matrices: Sequence[Matrix], precision: Precision | None) -> list[Section]:
+        planes = quantize_all(matrices, precision, workers=self._workers)
+        coded = in_order(lambda name: _plane_sections(name, planes[name]), list(planes), workers=self._workers)
+        return [section for sections in coded for section in sections]
 
 
-class _Fitted(NamedTuple):
-    """A matrix whose precision the budget decides."""
+def matrices_of(contents: Contents, config: PackConfig, statistics: Mapping[str, Statistics]) -> list[Matrix]:
+    """List the weights that a rule quantizes."""
+    ruled = (
+        (name, weight, rule_for(config.rules, contents.roles[name], weight.shape))
+        for name, weight in contents.weights.items()
+    )
+    return [
+        Matrix(name, contents.roles[name], weight, rule, statistics.get(name))
+        for name, weight, rule in ruled
+        if rule is not None
+    ]
 
-    name: str
-    weight: Tensor
-    rule: QuantRule
 
-    def sections(self, rate_bits: float | None) -> tuple[Section, ...]:
-        assert rate_bits is not None, "a rule with an open grid needs a rate"
-        return _plane_sections(self.name, quantize(self.weight, self.rule, precision=Precision(rate_bits)))
+def _extra_bits(rule: QuantRule) -> float:
+    assert isinstance(rule.grid, OpenGrid)
+    return rule.grid.extra_bits
 
 
 def _frame_sections(contents: Contents) -> Iterable[Section]:
@@ -110,9 +149,18 @@ def _frame_sections(contents: Contents) -> Iterable[Section]:
         yield _smallest(name, name, np.frombuffer(content, np.uint8), BYTES_CHAINS)
 
 
+def _float_section(name: str, weight: Tensor) -> Section:
+    return _smallest(name, "float", weight.half().numpy(), SIDE_CHAINS)
+
+
 def _plane_sections(name: str, planes: CodePlanes) -> tuple[Section, ...]:
-    sides = (_smallest(name, side, array, SIDE_CHAINS) for side, array in planes.sides.items())
+    sides = (_smallest(name, side, array, side_chains(side)) for side, array in planes.sides.items())
     return _smallest(name, "codes", planes.codes, CODE_CHAINS), *sides
+
+
+def side_chains(side: str) -> tuple[codec.Chain, ...]:
+    """Give the chains that are tried for the sides of a kind."""
+    return CODE_CHAINS if side in INTEGER_SIDES else SIDE_CHAINS
 
 
 def _smallest(name: str, kind: str, array: np.ndarray, chains: tuple[codec.Chain, ...]) -> Section:

@@ -1,38 +1,52 @@
 """The packing stage: trained weights to an artifact under a byte budget, and the ledger of its bytes."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from nutshell.artifact.config import PackConfig
+from nutshell.artifact.config import PackConfig, TrainingText
 from nutshell.artifact.fit import Progress, fit
 from nutshell.artifact.ledger import build_ledger
-from nutshell.artifact.pack import Contents
-from nutshell.errors import BudgetError, RunError
+from nutshell.artifact.pack import Contents, matrices_of
+from nutshell.artifact.roles import next_percent, role_costs
+from nutshell.data.dataset import Dataset
+from nutshell.errors import BudgetError, RunError, UsageError
 from nutshell.files import sha256_bytes, sha256_file, write_bytes, write_json
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
+from nutshell.pipeline.calibrating import calibrate_model
+from nutshell.pipeline.weights import unpacked_model
 from nutshell.quant.grids import OpenGrid
+from nutshell.quant.statistics import Statistics
+from nutshell.recipe import Recipe
 from nutshell.train.checkpoint import read_tensors
 
 
-def pack_run(run_dir: Path, *, budget_bytes: int | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def pack_run(
+    run_dir: Path, data_dir: Path | None = None, *, budget_bytes: int | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Pack a trained run under its recipe's budget, or another.
+
+    Args:
+        run_dir: the run.
+        data_dir: the data set that it was trained on, for a calibration that reads it.
+        budget_bytes: instead of the recipe's.
+        progress: is told how many packings of at most how many are done.
 
     Raises:
         RunError: the run is not trained, or its weights are not those of its receipt.
+        UsageError: the calibration needs a data set and there is none, or another one.
         BudgetError: nothing fits.
     """
     start = time.perf_counter()
     receipt = store.read_stage(run_dir / store.RECEIPT, remedy="train the run first")
     recipe = store.read_recipe(run_dir)
-    if budget_bytes is not None and budget_bytes <= 0:
-        raise BudgetError(f"a budget of {budget_bytes} bytes: give a positive number")
-    config = recipe.pack if budget_bytes is None else msgspec.structs.replace(recipe.pack, budget_bytes=budget_bytes)
+    config = _under(recipe.pack, budget_bytes)
     weights, _ = read_tensors(run_dir / store.WEIGHTS)
     if sha256_file(run_dir / store.WEIGHTS) != receipt["weights_sha256"]:
         raise RunError(f"{run_dir / store.WEIGHTS}: not the weights that {store.RECEIPT} names; train the run again")
@@ -44,8 +58,14 @@ def pack_run(run_dir: Path, *, budget_bytes: int | None = None, progress: Progre
         recipe=(run_dir / store.RECIPE).read_text(encoding="utf-8"),
         tokenizer=(run_dir / store.TOKENIZER).read_bytes(),
     )
-    packed = fit(contents, config, progress)
+    statistics = _calibrated(run_dir, recipe, contents, data_dir)
+    calibrated = time.perf_counter()
+    fitted = fit(contents, config, progress, statistics=statistics)
+    packed = fitted.packed
+    fit_seconds = time.perf_counter() - calibrated
     ledger = build_ledger(packed.container, len(packed.content))
+    costs = role_costs(contents, table, config, packed.container, statistics)
+    following = next_percent(costs, fitted)
     write_bytes(run_dir / store.ARTIFACT, packed.content)
     result = {
         "artifact": store.ARTIFACT,
@@ -53,16 +73,54 @@ def pack_run(run_dir: Path, *, budget_bytes: int | None = None, progress: Progre
         "artifact_sha256": sha256_bytes(packed.content),
         "weights_sha256": receipt["weights_sha256"],
         "budget_bytes": config.budget_bytes,
-        "precision": _precision(config, packed.rate_bits),
+        "margin_bytes": config.margin_bytes,
+        "unused_bytes": config.limit_bytes - len(packed.content),
+        "precision": _precision(config, packed.precision.rate_bits if packed.precision else None),
+        "packings": [point._asdict() for point in fitted.points],
+        "roles": msgspec.to_builtins(costs),
+        "next_percent": msgspec.to_builtins(following),
         "bytes_by_kind": ledger.bytes_by_kind(),
         "sections": [
             {"name": row.name, "kind": row.kind, "bytes": row.num_bytes, "bits_per_value": row.bits_per_value}
             for row in ledger.rows
         ],
+        "calibration_seconds": calibrated - start if statistics else None,
+        "fit_seconds": fit_seconds,
         "seconds": time.perf_counter() - start,
     }
     write_json(run_dir / store.LEDGER, result)
     return result
+
+
+def _under(config: PackConfig, budget_bytes: int | None) -> PackConfig:
+    """Give the packing under another budget."""
+    if budget_bytes is None:
+        return config
+    if budget_bytes <= config.margin_bytes:
+        wanted = f"a number above the margin of {config.margin_bytes}" if config.margin_bytes else "a positive number"
+        raise BudgetError(f"a budget of {budget_bytes} bytes: give {wanted}")
+    return msgspec.structs.replace(config, budget_bytes=budget_bytes)
+
+
+def _calibrated(run_dir: Path, recipe: Recipe, contents: Contents, data_dir: Path | None) -> Mapping[str, Statistics]:
+    """Measure the statistics of the matrices whose rules use them."""
+    calibration = recipe.pack.calibration
+    if calibration is None:
+        return {}
+    dataset = None
+    if isinstance(calibration, TrainingText):
+        if data_dir is None:
+            raise UsageError(f"pack: {run_dir} is calibrated on its training text; give the data set with --data DIR")
+        dataset = Dataset.open(data_dir)
+    names = [each.name for each in matrices_of(contents, recipe.pack, {}) if each.rule.uses_statistics]
+    return calibrate_model(
+        unpacked_model(recipe.model, recipe.final_schedule, run_dir / store.WEIGHTS),
+        recipe,
+        source="generated" if dataset is None else "training",
+        tokens=calibration.tokens,
+        names=names,
+        dataset=dataset,
+    )
 
 
 def _precision(config: PackConfig, rate_bits: float | None) -> dict[str, float]:

@@ -98,7 +98,7 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
             score_weights(run_dir, data_dir, progress=advance)
     if not _is_packed(run_dir, resolved.recipe.pack.budget_bytes):
         with terminal.stage("pack", unit="packings") as advance:
-            pack_run(run_dir, progress=advance)
+            pack_run(run_dir, data_dir, progress=advance)
     _score_in_fresh_process(run_dir, data_dir, terminal)
     if resolved.recipe.prove:
         _prove_in_fresh_process(run_dir, data_dir, resolved.recipe.prove, terminal)

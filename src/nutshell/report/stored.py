@@ -250,14 +250,40 @@ class Section(msgspec.Struct, frozen=True):
     bits_per_value: float | None = None
 
 
+class RoleCost(msgspec.Struct, frozen=True):
+    """What the weights of one role got, and what it cost; `nats_per_token` where a calibration says it."""
+
+    role: str
+    method: str
+    num_weights: int
+    num_bytes: int
+    bits_per_weight: float
+    relative_error: float
+    steps: tuple[float, float] | None = None
+    nats_per_token: float | None = None
+
+
+class NextPercent(msgspec.Struct, frozen=True):
+    """What one per cent more bytes would buy."""
+
+    num_bytes: int
+    bits_per_weight: float
+    relative_error: float
+    nats_per_token: float | None = None
+
+
 class Ledger(msgspec.Struct, frozen=True):
-    """Where the bytes of an artifact went."""
+    """Where the bytes of an artifact went, and what they bought; older files say only the first."""
 
     artifact_bytes: int
     sections: list[Section]
     budget_bytes: int | None = None
+    margin_bytes: int = 0
+    unused_bytes: int | None = None
     precision: dict[str, float] = {}
     bytes_by_kind: dict[str, int] = {}
+    roles: list[RoleCost] = []
+    next_percent: NextPercent | None = None
 
 
 class Source(msgspec.Struct, frozen=True):

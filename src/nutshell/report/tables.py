@@ -15,7 +15,7 @@ from rich.text import Text
 
 from nutshell.printable import escape_controls, show_controls
 from nutshell.report.layout import new_facts, new_table, safe_text, share_of
-from nutshell.report.stored import Ledger, Proof, Score, Summary
+from nutshell.report.stored import Ledger, NextPercent, Proof, Score, Summary
 from nutshell.units import format_seconds, nats_from_bits
 
 # Lays out what a verb prints with `--json`.
@@ -85,14 +85,21 @@ def ledger_view(ledger: Mapping[str, Any]) -> RenderableType:
     if packed.budget_bytes is not None:
         share = share_of(packed.artifact_bytes, packed.budget_bytes)
         facts["budget"] = f"{packed.budget_bytes:,} bytes, {share} used"
+    if packed.margin_bytes:
+        facts["margin"] = f"{packed.margin_bytes:,} bytes of the budget"
+    if packed.unused_bytes is not None:
+        facts["left"] = f"{packed.unused_bytes:,} bytes"
     if packed.bytes_by_kind:
         facts["bytes by kind"] = ", ".join(
             f"{kind} {num_bytes:,} ({share_of(num_bytes, packed.artifact_bytes)})"
             for kind, num_bytes in packed.bytes_by_kind.items()
         )
     if packed.precision:
-        facts["bits by role"] = ", ".join(f"{role} {bits:g}" for role, bits in packed.precision.items())
-    return Group(new_facts(facts), "", table)
+        facts["bits by role"] = ", ".join(f"{role} {bits:.4g}" for role, bits in packed.precision.items())
+    if packed.next_percent is not None:
+        facts["1 % more bytes"] = _next_percent(packed.next_percent)
+    roles = ["", _role_table(packed)] if packed.roles else []
+    return Group(new_facts(facts), *roles, "", table)
 
 
 def proof_view(receipt: Mapping[str, Any]) -> RenderableType:
@@ -117,6 +124,41 @@ def manifest_view(manifest: Mapping[str, Any]) -> RenderableType:
         ratio = f"{counts['bytes'] / counts['tokens']:.4f}"
         table.add_row(side, f"{counts['documents']:,}", f"{counts['bytes']:,}", f"{counts['tokens']:,}", ratio)
     return table
+
+
+def _role_table(packed: Ledger) -> RenderableType:
+    """What every role got, and what it cost."""
+    table = new_table(
+        "role", "stored as", "weights", "bits/weight", "bytes", "share", "step", "error", "nats/token",
+        words=["stored as"],
+    )  # fmt: skip
+    for role in packed.roles:
+        table.add_row(
+            safe_text(role.role),
+            safe_text(role.method),
+            f"{role.num_weights:,}",
+            f"{role.bits_per_weight:.3f}",
+            f"{role.num_bytes:,}",
+            share_of(role.num_bytes, packed.artifact_bytes),
+            _step_range(role.steps),
+            f"{role.relative_error:.2e}",
+            "-" if role.nats_per_token is None else f"{role.nats_per_token:.2e}",
+        )
+    return table
+
+
+def _step_range(steps: tuple[float, float] | None) -> str:
+    if steps is None:
+        return "-"
+    low, high = (f"{step:.2g}" for step in steps)
+    return low if low == high else f"{low} to {high}"
+
+
+def _next_percent(following: NextPercent) -> str:
+    """What one per cent more would buy; the loss where it is known, else the error."""
+    nats = following.nats_per_token
+    bought = f"{following.relative_error:.2e} of error" if nats is None else f"{nats:.2e} nats a token"
+    return f"{following.num_bytes:,} bytes would make weights {following.bits_per_weight:.3f} bits finer, for {bought}"
 
 
 def _answer(run: Summary) -> Text:

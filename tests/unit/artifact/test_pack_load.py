@@ -21,6 +21,7 @@ from nutshell.errors import ArtifactError, BudgetError
 from nutshell.nn.params import ParamTable
 from nutshell.quant.grids import AbsmaxGrid
 from nutshell.quant.rtn import round_trip
+from nutshell.quant.statistics import Statistics
 from nutshell.recipe import Recipe
 
 VOCAB = 300
@@ -52,10 +53,34 @@ def contents(tokenizer, changes=ALL_TOGETHER):
 
 
 def rules(*given):
-    return decode({"budget_bytes": 40_000, "rules": list(given)}, PackConfig, where="test")
+    table = {"budget_bytes": 40_000, "rules": list(given)}
+    if any("slope" in str(rule) for rule in given):
+        table["calibration"] = {"kind": "generated"}
+    return decode(table, PackConfig, where="test")
 
 
 FITTED = {"kind": "rtn", "roles": ["matrix", "embedding"]}
+SLOPE = {"grid": {"kind": "slope"}}
+EQUAL_SLOPE = (
+    {"kind": "trellis", "roles": ["matrix"], "feedback": True, "lqer": {"kind": "symmetric", "top": 2}} | SLOPE,
+    {"kind": "gptq", "roles": ["embedding"]} | SLOPE,
+)
+
+
+def made_up_statistics(whole):
+    """Statistics of every matrix, as if its inputs were correlated and its outputs mattered unequally."""
+    rng = np.random.default_rng(3)
+    made = {}
+    for name, weight in whole.weights.items():
+        if weight.ndim == 2:
+            rows, cols = weight.shape
+            inputs = rng.standard_normal((4 * cols, cols)) @ np.diag(rng.uniform(0.3, 3, cols))
+            inputs[:, 1:] += 0.5 * inputs[:, :-1]
+            made[name] = Statistics(
+                torch.from_numpy(inputs.T @ inputs / len(inputs)),
+                torch.from_numpy(rng.uniform(0.01, 0.04, rows)),
+            )
+    return made
 
 
 @pytest.fixture
@@ -93,16 +118,15 @@ def test_the_state_of_every_technique_survives(tokenizer, case):
 def test_fit_uses_the_budget_to_the_last_promille(tokenizer, budget):
     whole, *_ = contents(tokenizer)
     config = msgspec.structs.replace(rules(FITTED), budget_bytes=budget)
-    packed = fit(whole, config)
+    packed = fit(whole, config).packed
     assert 0.995 * budget <= len(packed.content) <= budget
     load(packed.content)
 
 
 def test_more_bytes_buy_more_precision(tokenizer):
     whole, *_ = contents(tokenizer)
-    rates = [
-        fit(whole, msgspec.structs.replace(rules(FITTED), budget_bytes=size)).rate_bits for size in (13_000, 18_000)
-    ]
+    fits = [fit(whole, msgspec.structs.replace(rules(FITTED), budget_bytes=size)) for size in (13_000, 18_000)]
+    rates = [each.packed.precision.rate_bits for each in fits]
     assert rates[0] < rates[1]
 
 
@@ -130,14 +154,16 @@ def test_a_budget_nothing_meets_is_refused_with_numbers(tokenizer):
         fit(whole, msgspec.structs.replace(fixed, budget_bytes=9_000))
 
 
-def test_packing_is_deterministic_whatever_the_threads(tokenizer):
+def test_packing_is_deterministic_whatever_the_threads_and_the_workers(tokenizer):
     whole, *_ = contents(tokenizer)
+    statistics = made_up_statistics(whole)
     threads = torch.get_num_threads()
     try:
         outcomes = set()
-        for count in (1, 2):
+        for count, workers in ((1, 1), (1, 2), (2, 1), (4, 2)):
             torch.set_num_threads(count)
-            outcomes.add(fit(whole, rules(FITTED)).content)
+            outcomes.add(fit(whole, rules(*EQUAL_SLOPE), statistics=statistics, workers=workers).packed.content)
+            assert torch.get_num_threads() == count  # left as it was
     finally:
         torch.set_num_threads(threads)
     assert len(outcomes) == 1
