@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+from jaxtyping import Float64
+
 _TAIL = 9.0  # standard deviations beyond which a normal variable is never found
 
 
@@ -21,3 +24,27 @@ def gaussian_code_bits(step_over_sigma: float) -> float:
         if probability > 0:
             bits -= (1 if code == 0 else 2) * probability * math.log2(probability)
     return bits
+
+
+def gaussian_rate_bits(variances: Float64[np.ndarray, " N"], distortion: float) -> float:
+    """Give the least bits that an independent normal variable takes in the mean, at a mean squared error over all.
+
+    Reverse water-filling (Cover and Thomas, 10.3.3): every variable has the same error, or its variance if that is less
+    and then no bits.
+
+    Args:
+        variances: of the variables; none negative.
+        distortion: the mean squared error.
+    """
+    if distortion <= 0:
+        return math.inf
+    rising = np.sort(variances)
+    drowned = np.cumsum(rising)
+    count = len(rising)
+    # The mean error if the water stood at each of the variances.
+    means = (drowned + np.arange(count - 1, -1, -1) * rising) / count
+    below = int(np.searchsorted(means, distortion))
+    if below == count:
+        return 0.0
+    level = (count * distortion - (drowned[below - 1] if below else 0.0)) / (count - below)
+    return float(0.5 * np.log2(rising[below:] / level).sum() / count)

@@ -26,6 +26,7 @@ TOKENIZER = "tokenizer.model"
 RECEIPT = "run.json"
 ARTIFACT = "model.nut"
 LEDGER = "pack.json"
+EXPLANATION = "explain.json"
 AVERAGES = "averages.json"
 SCORE = "score.json"
 PROOF = "proof.json"
@@ -36,7 +37,7 @@ DATA_TIMING = "build.json"
 RUN_FILES = (
     *(RECIPE, DESCRIPTION, METRICS, PROBES, PROFILE, CHECKPOINT, WEIGHTS, TOKENIZER, RECEIPT),
     *("weights-last.safetensors", "weights-ema.safetensors", "weights-swa.safetensors"),
-    *(ARTIFACT, LEDGER, AVERAGES, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
+    *(ARTIFACT, LEDGER, EXPLANATION, AVERAGES, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
 )
 
 
