@@ -52,16 +52,16 @@ def minifloat(byte):
 
 
 def read_model(payload):
-    """`(low, tables, model of the classes or None)`."""
+    """`(low, tables, models of the classes of rows and of columns, or None)`."""
     size, low, form = payload.unsigned() + 1, payload.signed(), payload.byte()
     if form == 0:
         return low, [to_frequencies([minifloat(payload.byte()) for _ in range(size)])], None
     bell, rung = (payload.signed(), payload.byte(), payload.byte()), payload.byte()
     if form == 1:
         return low, [bell_frequencies(low, size, bell, rung)], None
-    classes = read_model(payload)
-    num_classes = len(classes[1][0])
-    return low, [bell_frequencies(low, size, bell, rung + 4 * number) for number in range(num_classes)], classes
+    rows, columns = read_model(payload), read_model(payload)
+    sums = len(rows[1][0]) + len(columns[1][0]) - 1
+    return low, [bell_frequencies(low, size, bell, rung + 4 * number) for number in range(sums)], (rows, columns)
 
 
 class Stack:
@@ -88,21 +88,65 @@ class Stack:
         return symbol
 
 
+def blocks(stack, classes, num_rows, num_columns):
+    """(rows, columns, sum of classes) of each pair of classes, in the order of the stream."""
+    if classes is None:
+        yield range(num_rows), range(num_columns), 0
+        return
+    row_classes, column_classes = (
+        [stack.pop(model[1][0]) for _ in range(count)]
+        for model, count in zip(classes, (num_rows, num_columns), strict=True)
+    )
+    for of_row in sorted(set(row_classes)):
+        for of_column in sorted(set(column_classes)):
+            rows = [row for row, number in enumerate(row_classes) if number == of_row]
+            yield (
+                rows,
+                [column for column, number in enumerate(column_classes) if number == of_column],
+                of_row + of_column,
+            )
+
+
 def decode(content, shape):
     """Nested order ignored: a flat list of codes."""
     payload = Payload(content)
     low, tables, classes = read_model(payload)
     stack = Stack(content[payload.at :])
-    if classes is None:
-        codes = [low + stack.pop(tables[0]) for _ in range(math.prod(shape))]
-    else:
-        members = [stack.pop(classes[1][0]) for _ in range(shape[0])]
-        rows = [[] for _ in members]
-        for number, table in enumerate(tables):
-            for row, member in zip(rows, members, strict=True):
-                if member == number:
-                    row.extend(low + stack.pop(table) for _ in range(math.prod(shape[1:])))
-        codes = [code for row in rows for code in row]
+    num_columns = math.prod(shape[1:])
+    num_rows = math.prod(shape) // num_columns if num_columns else 0
+    codes = [None] * math.prod(shape)
+    for rows, columns, number in blocks(stack, classes, num_rows, num_columns):
+        for row in rows:
+            for column in columns:
+                codes[row * num_columns + column] = low + stack.pop(tables[number])
     assert stack.state == 0, "codes are left over"
     assert not stack.words, "words are left over"
     return codes
+
+
+def subset_of(path, row, column, of_z1, of_z0):
+    """Two sums of path bits above, modulo 2, as docs/artifact-format.md says."""
+    bits = [path[row - age][column] if row >= age else 0 for age in range(16)]
+    z1, z0 = (sum(bit for age, bit in enumerate(bits) if polynomial >> age & 1) % 2 for polynomial in (of_z1, of_z0))
+    return 2 * z1 + z0
+
+
+def decode_trellis(content, shape, of_z1, of_z0):
+    """Decode a `trellis` payload to a flat list of levels."""
+    payload, (num_rows, num_columns) = Payload(content), shape
+    low, tables, classes = read_model(payload)
+    bits = [content[payload.at + place // 8] >> 7 - place % 8 & 1 for place in range(num_rows * num_columns)]
+    path = [bits[row * num_columns : (row + 1) * num_columns] for row in range(num_rows)]
+    stack = Stack(content[payload.at + -(-num_rows * num_columns // 8) :])
+    levels = [None] * (num_rows * num_columns)
+    for rows, columns, number in blocks(stack, classes, num_rows, num_columns):
+        for subset in range(4):
+            first = (subset - low) % 4
+            table = to_frequencies(tables[number][first::4]) if first < len(tables[number]) else None
+            for row in rows:
+                for column in columns:
+                    if subset_of(path, row, column, of_z1, of_z0) == subset:
+                        levels[row * num_columns + column] = low + first + 4 * stack.pop(table)
+    assert stack.state == 0, "levels are left over"
+    assert not stack.words, "words are left over"
+    return levels

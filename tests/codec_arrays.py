@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from nutshell.codec.trellis_code import subsets
+
 
 def noise(count, *, seed=1):
     """Roughly normal floats of unit variance: sums of twelve uniform numbers of a 64-bit linear congruence."""
@@ -21,6 +23,20 @@ def rows_of_many_widths():
     return np.rint(noise(48 * 64, seed=2).reshape(48, 64) * widths[:, None]).astype(np.int16)
 
 
+def planes_of_many_widths():
+    rows, columns = 2.0 ** (np.arange(40) % 4 / 2), 2.0 ** (np.arange(56) % 5 / 2)
+    return np.rint(noise(40 * 56, seed=5).reshape(40, 56) * rows[:, None] * columns).astype(np.int8)
+
+
+def levels(states, *, count=48 * 40, rows=48):
+    """Levels near noise that follow the trellis: the subset of each is what random path bits leave."""
+    path = (noise(count, seed=6) > 0).astype(np.uint8).reshape(rows, -1)
+    subset = subsets(path, states).astype(np.int64)
+    widths = 2.0 ** (np.arange(subset.shape[1]) % 3 - 1) if states >= 64 else 1.0
+    wanted = noise(count, seed=states).reshape(rows, -1) * 4.5 * widths
+    return (subset + 4 * np.rint((wanted - subset) / 4)).astype(np.int8)
+
+
 def two_spikes():
     return np.where(noise(300, seed=3) > 0.5, 1000, 7).astype(np.uint16)
 
@@ -36,6 +52,7 @@ def maximal_entropy():
 INTEGERS = {
     "one bell": one_bell(),
     "rows of many widths": rows_of_many_widths(),
+    "planes of many widths": planes_of_many_widths(),
     "two spikes": two_spikes(),
     "maximal entropy": maximal_entropy(),
     "one row": one_bell()[:1],

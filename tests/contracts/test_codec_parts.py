@@ -5,20 +5,27 @@ import pytest
 
 import codec_arrays
 from nutshell.codec.chain import decode, encode
-from nutshell.codec.coders import CODERS
+from nutshell.codec.coders import CODERS, TRELLIS_CODERS
 from nutshell.codec.transforms import TRANSFORMS
 from nutshell.errors import ArtifactError
 
-CHAINS = [(coder,) for coder in CODERS] + [(name, coder) for name in TRANSFORMS for coder in CODERS]
+FREE = [coder for coder in CODERS if coder not in TRELLIS_CODERS.values()]  # code any array of their dtypes
+CHAINS = [(coder,) for coder in FREE] + [(name, coder) for name in TRANSFORMS for coder in FREE]
+
+
+def _takes(chain, array):
+    """`ans` codes integers; a transform may make some of other things."""
+    if chain[-1] != "ans" or array.dtype.kind in "iu":
+        return True
+    return chain[0] in ("shuffle", "bitplanes") or (chain[0], array.itemsize) == ("bits", 2)
+
+
 SCALES = np.exp(codec_arrays.noise(2000) / 4 - 4).astype(np.float16)
 PAIRS = [
     pytest.param(chain, array, id=f"{'+'.join(chain)}, {name}")
     for chain in CHAINS
     for name, array in codec_arrays.EVERY.items()
-    if chain[-1] != "ans"
-    or chain[0] == "shuffle"
-    or array.dtype.kind in "iu"
-    or (chain[0], array.itemsize) == ("bits", 2)
+    if _takes(chain, array)
 ]
 
 
@@ -67,3 +74,67 @@ def test_a_payload_of_another_shape_is_refused(chain, shape):
     array = codec_arrays.rows_of_many_widths()
     with pytest.raises(ArtifactError):
         decode(encode(array, chain), chain, array.dtype, shape)
+
+
+LEVELS = [
+    pytest.param(states, array, id=f"{states} states, {name}")
+    for states in TRELLIS_CODERS
+    for name, array in {
+        "levels": codec_arrays.levels(states),
+        "wide levels": codec_arrays.levels(states).astype(np.int16) * 8 + codec_arrays.levels(states) % 4,
+        "one column": codec_arrays.levels(states, rows=1920),
+        "one row": codec_arrays.levels(states, count=40, rows=1),
+        "zeros": np.zeros((9, 30), np.int8),
+        "no rows": np.zeros((0, 30), np.int8),
+        "no columns": np.zeros((30, 0), np.int8),
+    }.items()
+    if name != "wide levels" or states == 4
+]
+
+
+@pytest.mark.parametrize(("states", "array"), LEVELS)
+def test_levels_of_a_trellis_come_back(states, array):
+    chain = (TRELLIS_CODERS[states],)
+    payload = encode(array, chain)
+    restored = decode(payload, chain, array.dtype, array.shape)
+    np.testing.assert_array_equal(restored, array)
+    assert restored.dtype == array.dtype
+    assert payload == encode(array.copy(), chain)
+
+
+@pytest.mark.parametrize("states", TRELLIS_CODERS)
+def test_damage_to_levels_is_refused_or_decodes_to_the_same_type(states):
+    array, chain = codec_arrays.levels(states), (TRELLIS_CODERS[states],)
+    payload = encode(array, chain)
+    damaged = [payload[:-1], payload + b"\1", payload[: len(payload) // 2], b"", payload[::-1]]
+    damaged += [payload[:i] + bytes([payload[i] ^ bit]) + payload[i + 1 :] for i in range(40) for bit in (1, 128)]
+    refused = 0
+    for content in damaged:
+        try:
+            restored = decode(content, chain, array.dtype, array.shape)
+        except ArtifactError:
+            refused += 1
+        else:
+            assert (restored.dtype, restored.shape) == (array.dtype, array.shape)
+    assert refused >= 5
+
+
+@pytest.mark.parametrize(("shape", "message"), [((1920,), "planes of levels"), ((40, 48), ""), ((48, 41), "")])
+def test_levels_of_another_shape_are_refused(shape, message):
+    payload = encode(codec_arrays.levels(8), ("trellis8",))
+    if message:
+        with pytest.raises(ArtifactError, match=message):
+            decode(payload, ("trellis8",), np.dtype(np.int8), shape)
+    else:
+        try:
+            restored = decode(payload, ("trellis8",), np.dtype(np.int8), shape)
+        except ArtifactError:
+            return
+        assert restored.shape == shape
+
+
+def test_levels_that_leave_the_trellis_are_the_quantizers_mistake():
+    levels = codec_arrays.levels(8)
+    levels[20, 3] += 1
+    with pytest.raises(ArtifactError, match="do not follow"):
+        encode(levels, ("trellis8",))

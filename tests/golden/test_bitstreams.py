@@ -15,10 +15,11 @@ import ans_reference
 import codec_arrays
 from nutshell.artifact.container import Section, pack_container, unpack_container
 from nutshell.codec.chain import decode, encode
+from nutshell.codec.trellis_code import POLYNOMIALS
 
 PINS = Path(__file__).with_name("bitstreams.json")
 ANS = {name: array for name, array in codec_arrays.INTEGERS.items() if name != "maximal entropy"}
-GENERIC = [("brotli",), ("lzma",), ("raw",), ("shuffle", "brotli"), ("shuffle", "lzma")]
+GENERIC = [("brotli",), ("lzma",), ("zstd",), ("raw",), ("shuffle", "brotli"), ("shuffle", "lzma")]
 
 
 def pins():
@@ -36,6 +37,14 @@ def test_pinned_codes_are_read(name):
 @pytest.mark.parametrize("name", ANS)
 def test_the_same_bytes_are_written_as_ever(name):
     assert encode(ANS[name], ("ans",)).hex() == pins()["ans"][name]
+
+
+@pytest.mark.parametrize("states", POLYNOMIALS)
+def test_pinned_levels_are_read_and_written_as_ever(states):
+    pinned, levels = bytes.fromhex(pins()["trellis"][str(states)]), codec_arrays.levels(states)
+    np.testing.assert_array_equal(decode(pinned, (f"trellis{states}",), levels.dtype, levels.shape), levels)
+    assert ans_reference.decode_trellis(pinned, levels.shape, *POLYNOMIALS[states]) == levels.ravel().tolist()
+    assert encode(levels, (f"trellis{states}",)) == pinned
 
 
 @pytest.mark.parametrize("chain", GENERIC)
@@ -62,6 +71,7 @@ def artifact():
 if __name__ == "__main__":
     made = {
         "ans": {name: encode(array, ("ans",)).hex() for name, array in ANS.items()},
+        "trellis": {str(n): encode(codec_arrays.levels(n), (f"trellis{n}",)).hex() for n in POLYNOMIALS},
         "generic": {"+".join(chain): encode(codec_arrays.scales(), chain).hex() for chain in GENERIC},
         "artifact": artifact().hex(),
     }

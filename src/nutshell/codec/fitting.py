@@ -11,82 +11,67 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from nutshell.codec.models import (
-    MAX_SHAPE,
-    MAX_TAIL,
     NUM_RUNGS,
     PRECISION_BITS,
     RUNGS_PER_CLASS,
     Bell,
     Histogram,
-    RowBells,
     StaticModel,
     Support,
 )
 
 _COST_UNITS = 1 << 16  # times 24 bits and 2^30 codes stays below 2^53
-_MAX_COUNTS = 1 << 24  # entries of the table of counts by row: 128 MB
+MAX_COUNTS = 1 << 24  # entries of the table of counts by row: 128 MB
 _ROUGH_SIZE = 1 << 12  # symbols from which one form and octaves of width must do: no quantizer makes so many
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A model, what coding with it costs (table included), and, if rows differ, the class of each row."""
+    """A model, what coding with it costs (table included), and the classes of rows and columns, 0 where it has none."""
 
     model: StaticModel
     bits: float
-    classes: Int[np.ndarray, " R"] | None = None
+    rows: Int[np.ndarray, " R"]
+    columns: Int[np.ndarray, " C"]
 
 
 def fit(symbols: Int[np.ndarray, "R C"], low: int) -> Fit:
-    """Find the cheapest model; `symbols` are codes less `low`, their minimum."""
+    """Find the cheapest model that is one for all; `symbols` are codes less `low`, their minimum."""
     support = Support(low, size=int(symbols.max()) + 1)
-    counts = _count(symbols, support.size)
-    total = counts.sum(axis=0, keepdims=True)
+    total = count_symbols(symbols.reshape(1, -1), support.size)
     histogram = StaticModel(support, Histogram.of(total[0]))
-    fits = [
-        _fit_whole(total, support),
-        Fit(histogram, _bits(histogram, float(total[0] @ _prices(histogram.frequencies())))),
-    ]
-    if len(counts) > 1:
-        by_rows = _fit_rows(counts, support)
-        if by_rows.model.suits(symbols.shape):
-            fits.append(by_rows)
-    return min(fits, key=lambda fit: fit.bits)
+    bell, cost = _fit_whole(total, support)
+    rough = float(total[0] @ prices(histogram.frequencies()))
+    costs = {histogram: model_bits(histogram, rough), bell: model_bits(bell, cost)}
+    model = min(costs, key=lambda model: costs[model])
+    rows, columns = (np.zeros(count, np.int64) for count in symbols.shape)
+    return Fit(model, costs[model], rows, columns)
 
 
-def _fit_whole(counts: Float[np.ndarray, "1 N"], support: Support) -> Fit:
+def _fit_whole(counts: Float[np.ndarray, "1 N"], support: Support) -> tuple[StaticModel, float]:
     """Fit one bell: first on the rungs that rows have, then on all rungs near the best, which is four times faster."""
     bell, [rung], _ = _descend(_normal_bell(counts, support), _ladder(counts, support), counts, support)
     near = np.arange(max(rung - RUNGS_PER_CLASS, 0), min(rung + RUNGS_PER_CLASS, NUM_RUNGS - 1) + 1)
     bell, [rung], cost = _descend(bell, near, counts, support)
     model = StaticModel(support, replace(bell, rung=int(rung)))
-    return Fit(model, _bits(model, cost))
+    return model, cost
 
 
-def _fit_rows(counts: Float[np.ndarray, "R N"], support: Support) -> Fit:
-    """Fit one bell for all rows but for its rung."""
-    bell, rungs, cost = _descend(_normal_bell(counts, support), _ladder(counts, support), counts, support)
-    narrowest = int(rungs.min())
-    classes = (rungs - narrowest) // RUNGS_PER_CLASS
-    fitted = fit(classes[None], low=0)
-    model = StaticModel(support, RowBells(replace(bell, rung=narrowest), fitted.model))
-    table_twice = 8 * len(fitted.model.to_bytes())  # once in fitted.bits, once in the model's own table
-    return Fit(model, _bits(model, cost) + fitted.bits - table_twice, classes)
-
-
-def _count(symbols: Int[np.ndarray, "R C"], size: int) -> Float[np.ndarray, "R N"]:
+def count_symbols(symbols: Int[np.ndarray, "R C"], size: int) -> Float[np.ndarray, "R N"]:
     """Count symbols by row, or all together where that table would be too large."""
-    if len(symbols) * size > _MAX_COUNTS:
+    if len(symbols) * size > MAX_COUNTS:
         symbols = symbols.reshape(1, -1)
     places = symbols + size * np.arange(len(symbols))[:, None]
     return np.bincount(places.ravel(), minlength=len(symbols) * size).reshape(-1, size).astype(np.float64)
 
 
-def _prices(frequencies: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def prices(frequencies: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Give what each symbol costs, in units of cost."""
     return np.rint(_COST_UNITS * (PRECISION_BITS - np.log2(frequencies)))
 
 
-def _bits(model: StaticModel, cost: float) -> float:
+def model_bits(model: StaticModel, cost: float) -> float:
+    """Add a model's table to what its codes cost, in bits."""
     return 8 * len(model.to_bytes()) + cost / _COST_UNITS
 
 
@@ -111,6 +96,15 @@ def _ladder(counts: Float[np.ndarray, "R N"], support: Support) -> Int[np.ndarra
     return np.arange(max(narrowest - 24, 0), min(widest + 49, NUM_RUNGS), step)
 
 
+def descend(counts: Float[np.ndarray, "R N"], support: Support) -> tuple[Bell, Int[np.ndarray, " R"], float]:
+    """Find the cheapest bell for all rows but for its rung.
+
+    Returns:
+        The bell, the rung of each row, and the cost of the codes.
+    """
+    return _descend(_normal_bell(counts, support), _ladder(counts, support), counts, support)
+
+
 def _descend(
     bell: Bell, ladder: Int[np.ndarray, " K"], counts: Float[np.ndarray, "R N"], support: Support
 ) -> tuple[Bell, Int[np.ndarray, " R"], float]:
@@ -123,18 +117,14 @@ def _descend(
 
     def price(bell: Bell) -> float:
         if bell not in known:
-            known[bell] = _best_rungs(counts, _prices(bell.at_rungs(ladder, support)))
+            known[bell] = _best_rungs(counts, prices(bell.at_rungs(ladder, support)))
         return known[bell][0]
 
     def neighbours(bell: Bell) -> list[Bell]:
         if support.size > _ROUGH_SIZE:
             return [bell]
         forms = [(bell.shape + shape, bell.tail + tail) for shape in (0, -1, 1) for tail in (0, -1, 1)]
-        return [
-            replace(bell, shape=shape, tail=tail)
-            for shape, tail in forms
-            if 1 <= shape <= MAX_SHAPE and 0 <= tail <= MAX_TAIL
-        ]
+        return [replace(bell, shape=shape, tail=tail) for shape, tail in forms if Bell.is_possible(shape, tail)]
 
     # The bell is its own first neighbour, and of equals the first is taken: this ends.
     while (nearest := min(neighbours(bell), key=price)) != bell:
@@ -144,13 +134,17 @@ def _descend(
 
 
 def _best_rungs(
-    counts: Float[np.ndarray, "R N"], prices: Float[np.ndarray, "K N"]
+    counts: Float[np.ndarray, "R N"], lines: Float[np.ndarray, "K N"]
 ) -> tuple[float, Int[np.ndarray, " R"]]:
     """Choose for each row the line of prices that makes it cheapest, the price of saying so included."""
-    costs = counts @ prices.T  # R K
+    return best_lines(counts @ lines.T)
+
+
+def best_lines(costs: Float[np.ndarray, "R K"]) -> tuple[float, Int[np.ndarray, " R"]]:
+    """Choose for each row the line that makes it cheapest, the price of saying so included; and the sum of costs."""
     choice = np.argmin(costs, axis=1)
-    for _ in range(2 if len(counts) > 1 else 0):
-        uses = np.bincount(choice, minlength=len(prices))
-        saying_so = np.rint(_COST_UNITS * np.log2(len(counts) / (uses + 1 / 64)))
+    for _ in range(2 if len(costs) > 1 else 0):
+        uses = np.bincount(choice, minlength=costs.shape[1])
+        saying_so = np.rint(_COST_UNITS * np.log2(len(costs) / (uses + 1 / 64)))
         choice = np.argmin(costs + saying_so, axis=1)
     return float(np.take_along_axis(costs, choice[:, None], axis=1).sum()), choice

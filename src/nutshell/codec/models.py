@@ -7,8 +7,9 @@ underneath: no further rounding takes place anywhere.
 
 `Bell` is the shape of trained weights: density (1 + (d/a)^b / m)^-m at distance d from the centre, with b in quarters
 and m a power of two. b = 2 with large m is the normal distribution, b = 1 Laplace's, b = 2 with small m a Student t.
-The width `a` climbs a ladder of rungs, 16 to the octave. Rows of a matrix often differ in width only: `RowBells` gives
-every row its own rung, a quarter octave apart, and models those rung numbers in turn.
+The width `a` climbs a ladder of rungs, 16 to the octave. Rows of a matrix often differ in width only, and columns where
+the quantizer's step falls from one to the next: `PlaneBells` gives every row and every column a class, a quarter octave
+apart, which add up, and models those class numbers in turn.
 `Histogram` stores a frequency for each symbol, for anything without such a shape.
 """
 
@@ -129,6 +130,11 @@ class Bell:
     tail: int
     rung: int
 
+    @staticmethod
+    def is_possible(shape: int, tail: int) -> bool:
+        """Say whether the format has a bell of this form."""
+        return 1 <= shape <= MAX_SHAPE and 0 <= tail <= MAX_TAIL
+
     def frequencies(self, support: Support) -> Int[np.ndarray, " N"]:
         """Evaluate at every symbol."""
         return self.at_rungs(np.array([self.rung]), support)[0]
@@ -154,7 +160,7 @@ class Bell:
     def read(cls, reader: TableReader, support: Support) -> Self:
         """Read what `to_bytes` wrote."""
         centre, (shape, tail, rung) = reader.signed(), reader.take(3)
-        if not (1 <= shape <= MAX_SHAPE and tail <= MAX_TAIL):
+        if not cls.is_possible(shape, tail):
             raise ArtifactError(f"a coded section has a model of unknown shape ({shape}, {tail})")
         return cls(centre=centre, shape=shape, tail=tail, rung=rung)
 
@@ -196,33 +202,43 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class RowBells:
-    """One bell for all rows but for its rung: row r has `bell.rung + RUNGS_PER_CLASS * classes[r]`.
+class PlaneBells:
+    """One bell for a plane but for its rung: code (r, c) has `bell.rung + RUNGS_PER_CLASS * (rows[r] + columns[c])`.
 
     Attributes:
         bell: the narrowest.
-        classes: model of the class numbers, which are coded ahead of the codes.
+        rows: model of the class numbers of rows, which are coded ahead of the codes.
+        columns: the same of columns.
     """
 
     bell: Bell
-    classes: "StaticModel"
+    rows: "StaticModel"
+    columns: "StaticModel"
+
+    @property
+    def num_classes(self) -> int:
+        """Count the sums of a row's class and a column's."""
+        return self.rows.support.size + self.columns.support.size - 1
 
     def by_class(self, support: Support) -> Int[np.ndarray, "K N"]:
-        """Evaluate the bell of each class."""
-        return self.bell.at_rungs(self.bell.rung + RUNGS_PER_CLASS * np.arange(self.classes.support.size), support)
+        """Evaluate the bell of each sum of classes."""
+        return self.bell.at_rungs(self.bell.rung + RUNGS_PER_CLASS * np.arange(self.num_classes), support)
 
     def to_bytes(self) -> bytes:
         """Write the table entry."""
-        return self.bell.to_bytes() + self.classes.to_bytes()
+        return self.bell.to_bytes() + self.rows.to_bytes() + self.columns.to_bytes()
 
     @classmethod
     def read(cls, reader: TableReader, support: Support) -> Self:
         """Read what `to_bytes` wrote."""
-        bell, classes = Bell.read(reader, support), StaticModel.read(reader)
-        top_rung = bell.rung + RUNGS_PER_CLASS * (classes.support.size - 1)
-        if classes.support.low != 0 or top_rung >= NUM_RUNGS or isinstance(classes.distribution, RowBells):
-            raise ArtifactError("a coded section has an impossible model of its rows")
-        return cls(bell, classes)
+        bell, rows, columns = Bell.read(reader, support), StaticModel.read(reader), StaticModel.read(reader)
+        for classes in (rows, columns):
+            if classes.support.low != 0 or isinstance(classes.distribution, PlaneBells):
+                raise ArtifactError("a coded section has an impossible model of its rows and columns")
+        model = cls(bell, rows, columns)
+        if bell.rung + RUNGS_PER_CLASS * (model.num_classes - 1) >= NUM_RUNGS:
+            raise ArtifactError("a coded section has an impossible model of its rows and columns")
+        return model
 
 
 @dataclass(frozen=True)
@@ -230,19 +246,25 @@ class StaticModel:
     """Which symbols can occur, and how often."""
 
     support: Support
-    distribution: Histogram | Bell | RowBells
+    distribution: Histogram | Bell | PlaneBells
 
     def suits(self, shape: Shape) -> bool:
-        """Say whether an array of this shape may have this model: a model of rows needs rows, and enough codes."""
-        if not isinstance(self.distribution, RowBells):
+        """Say whether an array of this shape may have this model: a plane's model needs rows, and enough codes."""
+        if not isinstance(self.distribution, PlaneBells):
             return True
-        num_frequencies = self.support.size * self.distribution.classes.support.size
+        num_frequencies = self.support.size * self.distribution.num_classes
         return has_rows(shape) and num_frequencies <= MAX_ROW_TABLE * math.prod(shape)
 
     def frequencies(self) -> Int[np.ndarray, " N"]:
-        """Evaluate at every symbol; a model of rows has no single answer."""
-        assert not isinstance(self.distribution, RowBells)
+        """Evaluate at every symbol; a plane's has no single answer."""
+        assert not isinstance(self.distribution, PlaneBells)
         return self.distribution.frequencies(self.support)
+
+    def by_class(self) -> Int[np.ndarray, "K N"]:
+        """Evaluate at every symbol, for each sum of classes; one line where there are none."""
+        if isinstance(self.distribution, PlaneBells):
+            return self.distribution.by_class(self.support)
+        return self.frequencies()[None]
 
     def to_bytes(self) -> bytes:
         """Write the whole table: support, form, parameters."""
@@ -262,4 +284,4 @@ class StaticModel:
         return cls(support, _FORMS[form].read(reader, support))
 
 
-_FORMS: tuple[type[Histogram] | type[Bell] | type[RowBells], ...] = (Histogram, Bell, RowBells)
+_FORMS: tuple[type[Histogram] | type[Bell] | type[PlaneBells], ...] = (Histogram, Bell, PlaneBells)

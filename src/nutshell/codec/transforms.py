@@ -76,4 +76,59 @@ class FloatBits:
         return np.where(bits < 0, bits ^ np.iinfo(bits.dtype).max, bits)
 
 
-TRANSFORMS: dict[str, Transform] = {"shuffle": ByteShuffle(), "bits": FloatBits()}
+class Transpose:
+    """Columns become rows: for codes whose neighbours down a column are alike."""
+
+    def forward(self, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+        """Put the first axis last."""
+        return np.ascontiguousarray(np.moveaxis(array, 0, -1)) if array.ndim > 1 else array
+
+    def inverse(self, array: Shaped[np.ndarray, "..."], dtype: np.dtype, shape: Shape) -> Shaped[np.ndarray, "..."]:
+        """Put the last axis first."""
+        return np.ascontiguousarray(np.moveaxis(array, -1, 0)) if array.ndim > 1 else array
+
+    def between(self, dtype: np.dtype, shape: Shape) -> tuple[np.dtype, Shape]:
+        """The same items, the first axis last."""
+        return dtype, (*shape[1:], *shape[:1])
+
+
+class BitPlanes:
+    """All lowest bits, then all second bits, and so on, eight to a byte: byte coders see signs and magnitudes apart.
+
+    Signed integers are numbered 0, -1, 1, -2, ... first, so that small magnitudes have empty high planes.
+    """
+
+    def forward(self, array: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "P N"]:
+        """Split N items of P bits into P planes of bytes."""
+        flat = np.ascontiguousarray(array).reshape(-1)
+        bits = flat.view(self._unsigned(flat.dtype))
+        if flat.dtype.kind == "i":
+            bits = (flat << 1 ^ flat >> (8 * flat.itemsize - 1)).view(bits.dtype)
+        planes = [np.packbits((bits >> plane & 1).astype(np.uint8)) for plane in range(8 * flat.itemsize)]
+        return np.stack(planes)
+
+    def inverse(self, array: UInt8[np.ndarray, "P N"], dtype: np.dtype, shape: Shape) -> Shaped[np.ndarray, "..."]:
+        """Put the bits together again."""
+        count = int(np.prod(shape, dtype=np.int64))
+        bits = np.zeros(count, self._unsigned(dtype))
+        for plane, packed in enumerate(array):
+            bits |= np.unpackbits(packed, count=count).astype(bits.dtype) << plane
+        if dtype.kind == "i":
+            bits = bits >> 1 ^ (~(bits & 1) + bits.dtype.type(1))
+        return bits.view(dtype).reshape(shape)
+
+    def between(self, dtype: np.dtype, shape: Shape) -> tuple[np.dtype, Shape]:
+        """A plane of packed bits for each bit of an item."""
+        return np.dtype(np.uint8), (8 * dtype.itemsize, -(-int(np.prod(shape, dtype=np.int64)) // 8))
+
+    @staticmethod
+    def _unsigned(dtype: np.dtype) -> np.dtype:
+        return np.dtype(f"<u{dtype.itemsize}")
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "shuffle": ByteShuffle(),
+    "bits": FloatBits(),
+    "transpose": Transpose(),
+    "bitplanes": BitPlanes(),
+}

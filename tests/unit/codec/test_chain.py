@@ -7,9 +7,8 @@ from nutshell.errors import ArtifactError
 
 @pytest.mark.parametrize("chain", [("zip",), ("shuffle",), ("ans", "shuffle"), ("zip", "ans"), ("raw", "raw")])
 def test_an_unknown_chain_is_refused_by_name(chain):
-    with pytest.raises(
-        ArtifactError, match="this version has transforms shuffle, bits, then one of ans, brotli, lzma, raw"
-    ):
+    parts = "transforms shuffle, bits, transpose, bitplanes, then one of ans, brotli, lzma, zstd, raw, trellis4"
+    with pytest.raises(ArtifactError, match=f"this version has {parts}"):
         decode(b"", chain, np.dtype(np.int8), (0,))
 
 

@@ -7,7 +7,7 @@ import pytest
 import codec_arrays
 from nutshell.codec.chain import decode, encode
 from nutshell.codec.coders import CODERS, unbrotli
-from nutshell.codec.models import Bell, Histogram, RowBells, StaticModel, Support
+from nutshell.codec.models import Bell, Histogram, PlaneBells, StaticModel, Support
 from nutshell.errors import ArtifactError
 
 BOMB = bytes(50_000_000)
@@ -78,7 +78,9 @@ def test_a_payload_that_contradicts_itself_is_refused(payload, dtype, shape, mes
 @pytest.mark.parametrize("shape", [(64,), (8, 8), (2, 1 << 21), (8, 16)])
 def test_a_model_of_rows_needs_rows_of_a_sensible_length(shape):
     classes = StaticModel(Support(0, 20), Bell(0, 8, 8, 9))
-    payload = StaticModel(Support(0, 30), RowBells(Bell(0, 8, 8, 9), classes)).to_bytes()
+    payload = StaticModel(
+        Support(0, 30), PlaneBells(Bell(0, 8, 8, 9), classes, StaticModel(Support(0, 1), Histogram(b"a")))
+    ).to_bytes()
     with pytest.raises(ArtifactError, match="cannot have such a model of its rows"):
         CODERS["ans"].decode(payload, INT8, shape)
 
@@ -96,6 +98,6 @@ def test_codes_beyond_the_coder_are_a_programming_error():
 def test_decoding_goes_in_chunks_without_a_seam(monkeypatch):
     codes = codec_arrays.rows_of_many_widths()
     payload, flat_payload = encode(codes, ("ans",)), encode(codes.ravel(), ("ans",))
-    monkeypatch.setattr("nutshell.codec.coders._CHUNK", 100)
+    monkeypatch.setattr("nutshell.codec.stack._CHUNK", 100)
     np.testing.assert_array_equal(decode(payload, ("ans",), codes.dtype, codes.shape), codes)
     np.testing.assert_array_equal(decode(flat_payload, ("ans",), codes.dtype, (codes.size,)), codes.ravel())

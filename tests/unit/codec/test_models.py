@@ -5,7 +5,7 @@ import ans_reference
 from nutshell.codec.models import (
     Bell,
     Histogram,
-    RowBells,
+    PlaneBells,
     StaticModel,
     Support,
     TableReader,
@@ -53,9 +53,13 @@ def test_histogram_keeps_proportions_to_three_per_cent_and_zeros():
     np.testing.assert_allclose(frequencies[large] / 2**24, counts[large] / counts.sum(), rtol=0.035)
 
 
+ONE_CLASS = StaticModel(Support(0, 1), Histogram(b"a"))
+TWO_CLASSES = StaticModel(Support(0, 2), Histogram(b"ab"))
 MODELS = [StaticModel(support, bell) for support in SUPPORTS for bell in BELLS] + [
     StaticModel(Support(4, 3), Histogram(bytes([0, 255, 16]))),
-    StaticModel(Support(-8, 16), RowBells(Bell(0, 8, 8, 40), StaticModel(Support(0, 3), Histogram(b"abc")))),
+    StaticModel(
+        Support(-8, 16), PlaneBells(Bell(0, 8, 8, 40), StaticModel(Support(0, 3), Histogram(b"abc")), ONE_CLASS)
+    ),
 ]
 
 
@@ -70,8 +74,8 @@ def test_a_table_survives_writing_and_every_cut_is_noticed(model):
             StaticModel.read(TableReader(table[:length]))
 
 
-def test_the_classes_of_rows_are_rungs_four_apart():
-    rows = RowBells(Bell(2, 8, 8, 40), StaticModel(Support(0, 3), Histogram(b"abc")))
+def test_the_classes_of_rows_and_columns_add_up_and_are_rungs_four_apart():
+    rows = PlaneBells(Bell(2, 8, 8, 40), StaticModel(Support(0, 2), Histogram(b"ab")), TWO_CLASSES)
     support = Support(-8, 16)
     expected = [Bell(2, 8, 8, rung).frequencies(support).tolist() for rung in (40, 44, 48)]
     assert rows.by_class(support).tolist() == expected
@@ -83,8 +87,7 @@ def test_the_classes_of_rows_are_rungs_four_apart():
     assert StaticModel(support, BELLS[0]).suits((1,))
 
 
-TWO_CLASSES = StaticModel(Support(0, 2), Histogram(b"ab"))
-NESTED = StaticModel(Support(0, 2), RowBells(Bell(0, 8, 8, 251), TWO_CLASSES))
+NESTED = StaticModel(Support(0, 2), PlaneBells(Bell(0, 8, 8, 247), TWO_CLASSES, TWO_CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -97,9 +100,15 @@ NESTED = StaticModel(Support(0, 2), RowBells(Bell(0, 8, 8, 251), TWO_CLASSES))
         (unsigned_bytes(1) + b"\0\1\0\0\5\5", "unknown shape"),
         (unsigned_bytes(1) + b"\0\1\0\x11\5\5", "unknown shape"),
         (unsigned_bytes(1) + b"\0\1\0\1\x15\5", "unknown shape"),
-        (StaticModel(Support(0, 2), RowBells(Bell(0, 8, 8, 252), TWO_CLASSES)).to_bytes(), "impossible model"),
-        (StaticModel(Support(0, 2), RowBells(Bell(0, 8, 8, 40), MODELS[-2])).to_bytes(), "impossible model"),
-        (StaticModel(Support(0, 2), RowBells(Bell(0, 8, 8, 40), NESTED)).to_bytes(), "impossible model"),
+        (
+            StaticModel(Support(0, 2), PlaneBells(Bell(0, 8, 8, 248), TWO_CLASSES, TWO_CLASSES)).to_bytes(),
+            "impossible model",
+        ),
+        (
+            StaticModel(Support(0, 2), PlaneBells(Bell(0, 8, 8, 40), TWO_CLASSES, MODELS[-2])).to_bytes(),
+            "impossible model",
+        ),
+        (StaticModel(Support(0, 2), PlaneBells(Bell(0, 8, 8, 40), NESTED, TWO_CLASSES)).to_bytes(), "impossible model"),
     ],
 )
 def test_an_impossible_table_is_refused(table, message):
