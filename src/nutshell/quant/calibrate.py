@@ -27,11 +27,10 @@ then that of the gradients; a row that the text never uses counts as used half a
 A tied table is looked up and is the head: F is the sum of both, cross terms left out, and so are its two factors.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -42,7 +41,11 @@ from torch.overrides import TorchFunctionMode
 
 from nutshell.machine import num_threads
 from nutshell.quant.statistics import Statistics
+from nutshell.quant.workers import in_order
 from nutshell.ranks import ALONE, Ranks
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Metric = Literal["gradients", "inputs"]
 # What is added up of a matrix; float32 within a chunk of batches, float64 over the chunks.
@@ -95,7 +98,7 @@ def calibrate(
     measure = partial(_measure, model, schedule, frozenset(names), metric, seed)
     totals: Sums = {}
     num_tokens = 0
-    for part, tokens in _in_order(measure, _chunks(batches, ranks)):
+    for part, tokens in _streamed(measure, _chunks(batches, ranks)):
         num_tokens += tokens
         for key, value in part.items():
             totals[key] = totals[key] + value if key in totals else value.double()
@@ -112,19 +115,10 @@ def _chunks(
     return islice(groups, ranks.rank, None, ranks.size)
 
 
-def _in_order(work: Any, items: Iterator[Any]) -> Iterator[Any]:
-    """Do one piece of work on each processor, each on one thread; give the results in the order of the pieces.
-
-    As many run as there are processors, and no piece begins before the results of an earlier group are taken.
-    """
-    before, size = torch.get_num_threads(), num_threads()
-    with ThreadPoolExecutor(size, initializer=partial(torch.set_num_threads, 1)) as pool:
-        torch.set_num_threads(1)
-        try:
-            while group := list(islice(items, size)):
-                yield from pool.map(work, group)
-        finally:
-            torch.set_num_threads(before)
+def _streamed(work: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
+    """Do the same work on each item, as many at a time as there are processors; only so many results are held."""
+    while group := list(islice(items, num_threads())):
+        yield from in_order(work, group)
 
 
 def _measure(

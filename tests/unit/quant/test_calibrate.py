@@ -10,6 +10,7 @@ from models import CASES, DEPTH, VOCAB, build_model, model_config
 from nutshell.nn.params import ParamTable
 from nutshell.nn.projection import Projection
 from nutshell.quant import calibrate as calibrating
+from nutshell.quant import workers
 from nutshell.quant.calibrate import calibrate
 
 LOOPED = {"depth": {"schedule": "0 (1)x3", "skips": "none"}}
@@ -237,7 +238,8 @@ def test_the_number_of_threads_changes_no_bit(metric, monkeypatch):
     model, schedule = frozen(**{"depth": DEPTH, **SOFTCAP})
     found = []
     for threads in (1, 2, 3):
-        monkeypatch.setattr(calibrating, "num_threads", lambda count=threads: count)
+        for module in (calibrating, workers):
+            monkeypatch.setattr(module, "num_threads", lambda count=threads: count)
         before = torch.get_num_threads()
         found.append(calibrate(model, schedule, text(50), names=matrices(model), metric=metric))
         assert torch.get_num_threads() == before
