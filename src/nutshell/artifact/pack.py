@@ -15,6 +15,7 @@ from nutshell.artifact.config import PackConfig
 from nutshell.artifact.container import Container, Section, pack_container, unpack_container
 from nutshell.artifact.matrices import Matrix, quantize_all, slope_unit
 from nutshell.codec import chain as codec
+from nutshell.codec.coders import TRELLIS_CODERS
 from nutshell.codec.planes import CodePlanes
 from nutshell.nn.params import ParamTable, Role
 from nutshell.quant.config import QuantRule, rule_for
@@ -155,7 +156,13 @@ def _float_section(name: str, weight: Tensor) -> Section:
 
 def _plane_sections(name: str, planes: CodePlanes) -> tuple[Section, ...]:
     sides = (_smallest(name, side, array, side_chains(side)) for side, array in planes.sides.items())
-    return _smallest(name, "codes", planes.codes, CODE_CHAINS), *sides
+    return _smallest(name, "codes", planes.codes, _code_chains(planes)), *sides
+
+
+def _code_chains(planes: CodePlanes) -> tuple[codec.Chain, ...]:
+    """Levels that follow a trellis have a coder of their own."""
+    states = planes.spec.get("states")
+    return CODE_CHAINS if states is None else ((TRELLIS_CODERS[int(states)],),)
 
 
 def side_chains(side: str) -> tuple[codec.Chain, ...]:
