@@ -55,4 +55,6 @@ def dequantize(planes: CodePlanes) -> Float[Tensor, "R C"]:
     method = planes.spec.get("method")
     if method not in (known := [str(config.__struct_config__.tag) for config in METHODS]):
         raise ArtifactError(f"unknown quantizer '{method}', this version has {', '.join(known)}")
+    if method == trellis.METHOD:
+        planes = trellis.restore_rows(planes)
     return corrected(values_of_planes(planes), planes.sides)

@@ -10,21 +10,24 @@ the rate in the metric, Fischer and Wang, Entropy-constrained trellis-coded quan
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nutshell.codec.planes import CodePlanes
+from nutshell.errors import ArtifactError
 from nutshell.quant.config import TrellisConfig
 from nutshell.quant.feedback import Feedback
+from nutshell.quant.grids import SlopeGrid
 from nutshell.quant.levels import WIDEST_CODE, Levels, stored
 from nutshell.quant.precision import Precision
 from nutshell.quant.statistics import Statistics
 from nutshell.quant.viterbi import best_levels
 
 METHOD = "trellis"
-# Of feedback; the trellis is no other than GPTQ here, but its rule leaves them out.
-_ACT_ORDER, _DAMPING, _BLOCK = True, 0.01, 128
+# Of feedback, as in GPTQ.
+_DAMPING, _BLOCK = 0.01, 128
 # What a level may cost more than zero does: no static model makes the rarest of them much dearer.
 _DEAREST_BITS = 16.0
 
@@ -32,7 +35,7 @@ _DEAREST_BITS = 16.0
 def quantize(
     weight: Float[Tensor, "R C"], rule: TrellisConfig, *, statistics: Statistics | None, precision: Precision | None
 ) -> CodePlanes:
-    """Search every column for its levels; those, and the steps.
+    """Search every column for its levels; those, by rows of rising scale, and the steps.
 
     Raises:
         NutshellError: with feedback, the Hessian is not finite, or singular in spite of the damping.
@@ -40,40 +43,68 @@ def quantize(
     feedback = None
     if rule.feedback:
         assert statistics is not None, "a trellis with feedback needs a calibration"
-        feedback = Feedback.of(statistics.hessian, act_order=_ACT_ORDER, damping=_DAMPING)
+        # Steps by slope pay for the determinant of the Hessian in any order; from left to right did best (docs/log.md).
+        act_order = not isinstance(rule.grid, SlopeGrid)
+        feedback = Feedback.of(statistics.hessian, act_order=act_order, damping=_DAMPING)
     variances = None if feedback is None else feedback.conditional_variances()
     levels = _halved(rule.grid.fit(weight, statistics=statistics, precision=precision, variances=variances))
-    steps = levels.steps(*weight.shape)
-    pulls = rule.rate_weight * square_prices(weight.double(), steps)
+    rows = torch.from_numpy(_order(levels.scale.numpy()))
+    weight, steps = weight.double()[rows], levels.steps(*weight.shape)[rows]
+    row_widths = weight.square().mean(dim=1, keepdim=True)
+
+    def quantize_columns(columns: slice, targets: Float[Tensor, "R N"]) -> Int[Tensor, "R N"]:
+        pulls = rule.rate_weight * square_prices(targets, row_widths, steps[:, columns])
+        return _search(targets / steps[:, columns], pulls, rule.states)
+
     if feedback is None:
-        codes = _search(weight.double() / steps, pulls, rule.states)
+        codes = quantize_columns(slice(None), weight)
     else:
-
-        def quantize_column(column: int, targets: Float[Tensor, " R"]) -> Tensor:
-            only = slice(column, column + 1)
-            return _search(targets[:, None] / steps[:, only], pulls[:, only], rule.states)[:, 0]
-
-        codes = feedback.quantize(weight, steps, _BLOCK, quantize_column)
+        codes = feedback.quantize(
+            weight, steps, _BLOCK, lambda at, targets: quantize_columns(slice(at, at + 1), targets[:, None])[:, 0]
+        )
     return levels.planes(codes, {"method": METHOD, "states": rule.states})
 
 
-def square_prices(weight: Float[Tensor, "R C"], steps: Float[Tensor, "R C"]) -> Float[Tensor, "R C"]:
-    """Give the bits that each unit of a squared level costs, if weights are normal with widths by row and column.
+def restore_rows(planes: CodePlanes) -> CodePlanes:
+    """Put the rows of stored codes back where the weight has them.
+
+    Rows are stored by rising scale. A row far below its step is all zeros at no cost, unless rows around it make the
+    code leave the path of zeros; side by side, such rows cost nothing. The scales say the order for free.
+    """
+    scale = planes.sides.get("scale")
+    if scale is None or planes.codes.ndim != 2 or scale.shape != planes.codes.shape[:1]:
+        raise ArtifactError("a trellis needs one scale a row")
+    codes = np.empty_like(planes.codes)
+    codes[_order(scale)] = planes.codes
+    return replace(planes, codes=codes)
+
+
+def square_prices(
+    targets: Float[Tensor, "R N"], row_squares: Float[Tensor, "R 1"], steps: Float[Tensor, "R N"]
+) -> Float[Tensor, "R N"]:
+    """Give the bits that each unit of a squared level costs, if targets are normal with widths by row and column.
 
     A normal level of deviation s costs l^2 log2(e) / (2 s^2) bits more than zero does.
+
+    Args:
+        targets: as feedback left them, which widens columns.
+        row_squares: mean square of each row of the weight.
+        steps: of the levels.
     """
-    squares = weight.square()
-    rows = squares.mean(dim=1, keepdim=True)
-    columns = torch.where(rows > 0, squares / rows, 0.0).mean(dim=0, keepdim=True)
-    widths = rows * columns
-    prices = steps.square() * (math.log2(math.e) / 2) / widths
-    return torch.where(widths > 0, prices, _DEAREST_BITS).clamp_max(_DEAREST_BITS)
+    column_squares = torch.where(row_squares > 0, targets.square() / row_squares, 0.0).mean(dim=0, keepdim=True)
+    squares = row_squares * column_squares
+    prices = steps.square() * (math.log2(math.e) / 2) / squares
+    return torch.where(squares > 0, prices, _DEAREST_BITS).clamp_max(_DEAREST_BITS)
 
 
 def _halved(levels: Levels) -> Levels:
     return replace(levels, scale=stored(levels.scale.double() / 2), largest=WIDEST_CODE)
 
 
-def _search(targets: Float[Tensor, "R N"], pulls: Float[Tensor, "R N"], states: int) -> Tensor:
-    levels = best_levels(targets.T.contiguous().numpy(), pulls.T.contiguous().numpy(), states)
-    return torch.from_numpy(levels).T
+def _search(targets: Float[Tensor, "R N"], pulls: Float[Tensor, "R N"], states: int) -> Int[Tensor, "R N"]:
+    return torch.from_numpy(best_levels(targets.T.contiguous().numpy(), pulls.T.contiguous().numpy(), states)).T
+
+
+def _order(scale: Shaped[np.ndarray, " R"]) -> Int[np.ndarray, " R"]:
+    """Give the rows by rising scale, of equal ones the first first."""
+    return np.argsort(scale, kind="stable")

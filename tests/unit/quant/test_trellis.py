@@ -1,5 +1,6 @@
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from nutshell.codec.limits import gaussian_code_bits
 from nutshell.codec.trellis_code import POLYNOMIALS, path_bits, subsets
+from nutshell.errors import ArtifactError
 from nutshell.quant.config import GptqConfig, RtnConfig, TrellisConfig
 from nutshell.quant.grids import RateGrid, SlopeGrid
 from nutshell.quant.precision import Precision, step_for_rate
@@ -108,16 +110,45 @@ def test_slope_has_one_step_for_narrow_and_wide_rows():
 
 def test_prices_are_those_of_a_normal_level_by_row_and_column():
     widths = torch.tensor([[1.0], [3.0]]).double() * torch.tensor([[1.0, 2.0, 5.0]]).double()
-    steps = torch.full((2, 3), 0.5).double()
-    for row in range(2):
-        for column in range(3):
-            width = float(widths[row, column]) / 0.5
+    prices = square_prices(widths, torch.tensor([[1.0], [9.0]]).double(), torch.full((2, 3), 0.5).double())
+    for width, price in zip(widths.flatten().tolist(), prices.flatten().tolist(), strict=True):
 
-            def bits(level, width=width):
-                return -math.log2(math.exp(-(level**2) / (2 * width**2)))
+        def bits(level, width=width / 0.5):
+            return -math.log2(math.exp(-(level**2) / (2 * width**2)))
 
-            price = float(square_prices(widths, steps)[row, column])
-            assert price == pytest.approx((bits(3) - bits(0)) / 9, rel=1e-6)
+        assert price == pytest.approx((bits(3) - bits(0)) / 9, rel=1e-6)
+
+
+def test_rows_are_stored_by_rising_scale():
+    weight = normal(6, 50) * torch.tensor([3.0, 1.0, 2.0, 0.0, 1.0, 0.5])[:, None]
+    planes = trellis(weight)
+    scale = planes.sides["scale"]
+    order = sorted(range(6), key=lambda row: (scale[row], row))
+    assert order[0] == 3
+    for place, row in enumerate(order):
+        near = weight[row] / float(scale[row]) - torch.from_numpy(planes.codes[place].astype(np.float32))
+        assert near.abs().max() < 4
+    assert (dequantize(planes) - weight).abs().max() < 4 * scale.max()
+
+
+def test_rows_below_their_step_do_not_disturb_the_others():
+    """Interleaved with rows of zeros, a code would have to be on the path of zeros at every second row."""
+    weight = normal(800, 50)
+    weight[1::2] *= 0.001
+    rule = TrellisConfig(roles=(), grid=SlopeGrid())
+    row_weights = torch.tensor([1.0, 1e-3]).double().repeat(400)
+    statistics = Statistics(torch.eye(50).double(), row_weights)
+    planes = quantize(weight, rule, statistics=statistics, precision=Precision(4.0))
+    error = (dequantize(planes) - weight)[::2].square().mean()
+    alone = dequantize(trellis(weight[::2].contiguous(), rate_bits=4.0, grid=SlopeGrid()))
+    assert float(error) == pytest.approx(float((alone - weight[::2]).square().mean()), rel=0.03)
+
+
+def test_codes_without_one_scale_a_row_are_refused():
+    good = trellis(normal(6, 5))
+    for sides in ({}, {"scale": good.sides["scale"][:1]}):
+        with pytest.raises(ArtifactError, match="a trellis needs one scale a row"):
+            dequantize(replace(good, sides=sides))
 
 
 def test_rows_and_columns_of_zeros():
