@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import msgspec
 from cyclopts import Parameter
+from rich.console import Group
 from rich.text import Text
 
 from nutshell.config.loader import decode
@@ -18,6 +19,7 @@ from nutshell.pipeline import store
 from nutshell.pipeline.compare import OVERHEAD, FlopsCost, LayerCost, StepCost, compare
 from nutshell.pipeline.describe import describe as describe_recipe
 from nutshell.pipeline.doctor import examine
+from nutshell.pipeline.explain import explain as explain_run
 from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.probing import probe_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
@@ -27,6 +29,7 @@ from nutshell.ranks import rank_here
 from nutshell.recipe import Resolved, resolve
 from nutshell.report.diagram import draw_depth
 from nutshell.report.doctor_tables import doctor_view
+from nutshell.report.explain_tables import explain_view
 from nutshell.report.html import write_report
 from nutshell.report.probe_tables import probe_view
 from nutshell.report.profile_tables import profile_view
@@ -129,19 +132,37 @@ def train(
     terminal.result(receipt, lambda _: Text(f"trained: {run_dir}"))
 
 
-def pack(run: Path, *, budget_bytes: int | None = None, data: Path | None = None, json: Json = False) -> None:
+def pack(
+    run: Path,
+    *,
+    budget_bytes: int | None = None,
+    data: Path | None = None,
+    explain: Flag = False,
+    json: Json = False,
+) -> None:
     """Pack a trained run into RUN/model.nut, as finely as the budget allows.
 
     Args:
         run: run directory of `nutshell train`.
         budget_bytes: most bytes the artifact may have; the recipe's budget unless given.
-        data: data set that the run was trained on, where the recipe calibrates on its text.
+        data: data set that the run was trained on, where the recipe calibrates on its text, and for --explain.
+        explain: say what packing cost by role, block and visit, and write it to RUN/explain.json; takes minutes.
         json: print the ledger as JSON.
+
+    Raises:
+        UsageError: --explain without --data.
     """
     terminal = Terminal(as_json=json)
+    if explain and data is None:
+        raise UsageError("pack: --explain measures losses on the validation text; give the data set with --data DIR")
     with terminal.stage("pack", unit="packings") as advance:
         ledger = pack_run(run, data, budget_bytes=budget_bytes, progress=advance)
-    terminal.result(ledger, ledger_view)
+    if not explain or data is None:
+        terminal.result(ledger, ledger_view)
+        return
+    with terminal.stage("explain", unit="losses") as advance:
+        found = explain_run(run, data, progress=advance)
+    terminal.result({**ledger, "explanation": found}, lambda _: Group(ledger_view(ledger), "", explain_view(found)))
 
 
 def score(

@@ -11,7 +11,7 @@ SURFACE = {
     "demo": ("", "out seed fresh json"),
     "run": ("recipe data", "out seed set json"),
     "train": ("recipe data", "out seed resume profile set json"),
-    "pack": ("run", "budget-bytes data json"),
+    "pack": ("run", "budget-bytes data explain json"),
     "score": ("artifact data", "stride schedule out json"),
     "prove": ("artifact", "data docs max-tokens claim out check json"),
     "sample": ("artifact", "prompt max-tokens temperature seed json"),

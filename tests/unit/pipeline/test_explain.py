@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
+from nutshell import verbs
 from nutshell.artifact.load import load
 from nutshell.data.dataset import Dataset
 from nutshell.errors import RunError, UsageError
@@ -137,6 +138,17 @@ def test_what_was_found_is_stored_and_shown(run, found):
     shown = console.export_text()
     for word in ("300 tokens", "embedding", "outside", "stream error", "blocks.2.mlps.0.down.weight", "gap"):
         assert word in shown
+
+
+def test_the_verb_explains_after_packing_if_it_has_the_data(run, monkeypatch, capsys):
+    made, data, _ = run
+    monkeypatch.setattr(explaining, "CALIBRATION_TOKENS", 1_000)
+    with pytest.raises(UsageError, match="give the data set with --data"):
+        verbs.pack(made, explain=True)
+    verbs.pack(made, data=data, explain=True, json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["artifact_bytes"] <= 23_000
+    assert shown["explanation"] == json.loads((made / "explain.json").read_text())
 
 
 def test_an_artifact_of_other_weights_is_not_explained(run, tmp_path):
