@@ -100,12 +100,20 @@ def train(
                 _save(plan, state, ranks)
                 saved_at = spent.seconds
             if stop:
-                raise Interrupted(
-                    f"stopped at step {spent.steps}; {plan.checkpoint_path} is written: train --resume, or run again"
-                )
+                raise _stopped(plan, spent, ranks)
         if probing and probing.is_due(spent, at_the_end=True):
             _probe(probing, clock, plan, spent, len(plan.phases) - 1)
-    _save(plan, state, ranks)
+        _save(plan, state, ranks)
+        if ranks.any(interrupted()):
+            raise _stopped(plan, spent, ranks)
+
+
+def _stopped(plan: Plan, spent: Spent, ranks: Ranks) -> Interrupted:
+    """Say that a run was stopped; all ranks say so together, for a launcher ends those that stay behind one."""
+    ranks.agree(0.0)
+    return Interrupted(
+        f"stopped at step {spent.steps}; {plan.checkpoint_path} is written: train --resume, or run again"
+    )
 
 
 def _check_loss(nats: float, plan: Plan, spent: Spent, saved_at: float) -> None:

@@ -1,6 +1,9 @@
+import functools
 import math
 import os
 import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 
 from models import VOCAB
 from nutshell.errors import RunError, UsageError
+from nutshell.train import interrupts
 from nutshell.train.averaging import EmaConfig, SwaConfig
 from nutshell.train.checkpoint import Change, Checkpoint, Conditions, Identity
 from nutshell.train.clock import Spent
@@ -93,13 +97,77 @@ def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
+def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now)
+
     def interrupt_twice(row):
+        nonlocal now
         os.kill(os.getpid(), signal.SIGINT)
+        now += 1.01
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        two_phases(tmp_path).train(interrupt_twice)
+    run = two_phases(tmp_path)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        run.train(interrupt_twice)
+    assert not isinstance(stopped.value, Interrupted)
+    assert not run.plan.checkpoint_path.exists()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.002, 0.05])
+def test_a_ctrl_c_that_arrives_twice_is_one(tmp_path, monkeypatch, pause):
+    """As under torchrun: from the terminal, and from the launcher that the terminal has told too."""
+    monkeypatch.setattr(interrupts, "ONE_REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a slow disk would keep the second one from being heard
+    interrupt = functools.partial(os.kill, os.getpid(), signal.SIGINT)
+    for _ in range(5):
+        run = two_phases(tmp_path, steps=1000)
+
+        def interrupt_twice(row):
+            if row["step"] == 3:
+                interrupt()
+                threading.Timer(pause, interrupt).start()  # it may meet the step, the checkpoint or what follows
+
+        with pytest.raises(Interrupted, match="stopped at step 3"):
+            run.train(interrupt_twice)
+        assert Checkpoint.read(run.plan.checkpoint_path, IDENTITY).spent.steps == 3
+        run.plan.checkpoint_path.unlink()
+
+
+def test_a_ctrl_c_while_the_last_checkpoint_is_written_does_not_lose_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupts, "ONE_REQUEST_SECONDS", 0.0)
+    write = Checkpoint.write
+
+    def interrupted_write(self, path):
+        os.kill(os.getpid(), signal.SIGINT)
+        write(self, path)
+
+    monkeypatch.setattr(Checkpoint, "write", interrupted_write)
+    run = two_phases(tmp_path, steps=2)
+    with pytest.raises(Interrupted, match="stopped at step 2"):
+        run.train()
+    assert Checkpoint.read(run.plan.checkpoint_path, IDENTITY).spent.steps == 2
+
+
+def test_under_torchrun_the_second_ctrl_c_is_the_launchers_and_the_third_stops_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    now = 100.0
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now)
+
+    def interrupted(times):
+        def interrupt(row):
+            nonlocal now
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGTERM)
+                now += 5.0
+
+        run = two_phases(tmp_path)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            run.train(interrupt)
+        return type(stopped.value)
+
+    assert interrupted(3) is KeyboardInterrupt
+    assert interrupted(2) is Interrupted
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_names_what_is_kept(tmp_path):
