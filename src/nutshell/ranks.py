@@ -15,6 +15,12 @@ from torch import Tensor
 
 # A rank that says nothing for this long is taken for dead; compiling a deep model takes a few minutes.
 SILENCE = timedelta(minutes=10)
+# How gloo, or the system through it, says that a peer does not answer; it has no class of its own for that.
+_SILENT = (
+    *("Connection closed by peer", "Connection reset by peer", "Connection refused", "Connection timed out"),
+    *("Broken pipe", "Socket closed", "Pair is not connected"),
+    *("Application timeout caused pair closure", "Timed out waiting"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,8 @@ def environment_alone() -> dict[str, str]:
 
 
 def is_silence(error: RuntimeError) -> bool:
-    """Say whether an error is that another rank does not answer; gloo has no class of its own for that."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    """Say whether an error is that another rank does not answer."""
+    return isinstance(error, dist.DistError) or any(phrase in str(error) for phrase in _SILENT)
 
 
 @contextmanager
