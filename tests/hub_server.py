@@ -30,6 +30,7 @@ class HubServer:
         asked: every request, in order.
         cut_after: files whose answers end after so many bytes, without a word.
         garbled: files that arrive with a wrong last byte.
+        whole: files that are sent from their first byte, whatever range is asked for.
         refused: repositories that ask for an account.
         release: what a stalled answer waits for.
         stalled: set when an answer has stalled.
@@ -42,6 +43,7 @@ class HubServer:
         self.cut_after: dict[str, int] = {}
         self.stall_after: dict[str, int] = {}
         self.garbled: set[str] = set()
+        self.whole: set[str] = set()
         self.refused: set[str] = set()
         self.release, self.stalled = threading.Event(), threading.Event()
         hub = self
@@ -146,7 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server_hub
         if name in hub.garbled:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        first = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        asked = None if name in hub.whole else self.headers.get("Range")
+        first = int((asked or "bytes=0-").removeprefix("bytes=").partition("-")[0])
         self.send_response(206 if first else 200)
         self.send_header("Content-Length", str(len(content) - first))
         if first:

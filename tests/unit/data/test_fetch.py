@@ -128,6 +128,20 @@ def test_the_next_command_goes_on_where_a_download_broke_off(hub, tmp_path):
     assert not list((tmp_path / "data").glob(".*.part"))
 
 
+@pytest.mark.parametrize("cuts", [{}, {"fineweb_train_000001.bin": 9000}])
+def test_a_server_that_knows_no_ranges_sends_the_file_anew(hub, tmp_path, cuts):
+    hub.cut_after["fineweb_train_000001.bin"] = 7000
+    with pytest.raises(DataError, match="broke off"):
+        fetched(tmp_path)
+    hub.cut_after, hub.whole = Once(cuts), {"fineweb_train_000001.bin"}
+    hub.asked.clear()
+    fetched(tmp_path).verify()
+    ranges = ["bytes=7000-", *(f"bytes={stop}-" for stop in cuts.values())]
+    assert hub.downloads() == [("fineweb_train_000001.bin", asked) for asked in ranges]
+    content = hub.repos[REPO][f"{FOLDER}/fineweb_train_000001.bin"]
+    assert (tmp_path / "data" / "fineweb_train_000001.bin").read_bytes() == content
+
+
 def test_bytes_of_another_content_are_not_gone_on_with(hub, tmp_path):
     hub.cut_after["fineweb_train_000001.bin"] = 7000
     with pytest.raises(DataError, match="broke off"):
