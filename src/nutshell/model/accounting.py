@@ -71,7 +71,8 @@ def flops_per_token(config: ModelConfig, schedule: DepthSchedule, seq_len: int) 
     """Count the FLOPs of one training token: the matrix products of the forward, three times.
 
     A product costs two FLOPs a weight; attention costs `4 H E (T + 1) / 2` a token and visit.
-    Elementwise work is left out, as in the usual model FLOP count (Chowdhery et al. 2022, appendix B).
+    Elementwise work is left out, as in the usual model FLOP count (Chowdhery et al. 2022, appendix B); that one counts
+    `4 H E T` for attention, all T x T pairs, while here it is those that a causal model reads, about half as many.
     """
     return sum(flops_by_part(config, schedule, seq_len).values())
 
