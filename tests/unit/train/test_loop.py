@@ -3,7 +3,6 @@ import math
 import os
 import signal
 import threading
-import time
 from dataclasses import replace
 
 import pytest
