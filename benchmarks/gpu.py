@@ -9,19 +9,26 @@ manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -d FOLDER NAME...`, and un
 --no-index --no-deps --target SITE FOLDER/*.whl` and `PYTHONPATH=src:SITE`.
 
 Checks compare with plain eager code in higher precision, by |found - wanted| / |wanted|; TOLERANCES says what passes.
+No GPU has been measured yet: those of bf16 are guesses from how it rounds, and so are the times and limits of a part. A
+check that fails by a little says that a guess was wrong; look at its errors before the code.
+
 Then come tokens per second, model FLOP utilisation (the FLOPs of model/accounting.py over the device's dense bf16 peak)
 and memory, for each graph of three recipes: one GPU's share of the published batch for eight, so 48 windows of 2,048
 tokens for the sp8192 recipes and 64 of 1,024 for `baseline`. Tokens are random and lie on the GPU. A step is all of it:
-gradient, Muon and AdamW, average; timed with CUDA events, after warm-up, as the median of several repeats. Last, the
-operators of some steps of the first recipe, as torch's profiler counts them.
+gradient, Muon and AdamW, average; timed with CUDA events, after warm-up, as the median of several repeats. After the
+first of them, the operators of some of its steps, as torch's profiler counts them.
 
-FOLDER/gpu.json is written anew after each part, so that a run cut short keeps what it has. A part starts only if the
-longest of its kind so far would still fit in `--seconds`; what is left out is listed under `skipped`. `--tiny` runs
-every part at small sizes in fp32, on a CPU too, with nothing compiled.
+FOLDER/gpu.json is written anew after each part, so that a run cut short keeps what it has. The time is that
+of the whole process, imports and all. A part starts only if MARGIN times the longest of its kind so far would still fit in
+`--seconds`; what is left out is listed under `skipped`. A part that runs over its limit, or over the end, is ended and
+has failed. `--tiny` runs every part at small sizes in fp32, on a CPU too, with nothing compiled.
 """
 
 import argparse
+import contextlib
 import gc
+import os
+import signal
 import statistics
 import sys
 import time
@@ -58,8 +65,9 @@ from nutshell.train.state import TrainState
 
 NUM_GPUS = 8  # of the published runs
 RECIPES = ("sp8192-loop35", "baseline", "sp8192-loop36")
-# Dense bf16, in FLOP/s, by a part of the device's name; NVIDIA's data sheets of the H100 (SXM) and the H200.
-PEAKS = {"H200": 989.4e12, "H100 80GB HBM3": 989.4e12, "H100 SXM": 989.4e12}
+# Dense bf16, in FLOP/s, by the device's whole name: a GH200, an H200 NVL or a part of a GPU (MIG) has another peak.
+# NVIDIA's data sheets of the H100 (SXM) and the H200.
+PEAKS = {"NVIDIA H200": 989.4e12, "NVIDIA H100 80GB HBM3": 989.4e12}
 # Relative errors, by what is compared and in which precision. bf16 rounds a number by up to 0.004.
 TOLERANCES = {
     "attention": {"bf16": 0.01, "fp32": 1e-5},
@@ -73,6 +81,9 @@ TOLERANCES = {
 GRADIENT_FLOOR = 0.01
 # Of a first part of a kind, when nothing tells: whole schedules are compiled in about a minute.
 FIRST_GUESS = {"check": 20.0, "speed": 75.0, "profile": 60.0}
+# A part takes at most this many times what the longest of its kind took, and at most so many seconds.
+MARGIN = 1.25
+LIMITS = {"check": 60.0, "speed": 150.0, "profile": 120.0}
 TINY = (
     *("model.vocab_size=128", "model.model_dim=32", "model.mlp.mlp_dim=64"),
     *("model.attention.num_heads=2", "model.attention.num_kv_heads=1"),
@@ -112,8 +123,13 @@ TINY_SIZES = Sizes(
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all parts; return 1 if one failed or found something wrong."""
+class OvertimeError(Exception):
+    """A part has run over its limit."""
+
+
+def main(arguments: Sequence[str] | None = None, *, age: float = 0.0) -> int:
+    """Run all parts, `age` seconds after the time began; return 1 if one failed or found something wrong."""
+    began = time.perf_counter() - age
     asked = _parse(arguments)
     device = choose_device()
     if device.type == "cpu" and not asked.tiny:
@@ -122,29 +138,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     peak = _peak(device, asked.peak_tflops)
     if peak is None and not asked.tiny:
         name = torch.cuda.get_device_name(device)
-        print(f"gpu.py: the peak of '{name}' is not known here; give --peak-tflops", file=sys.stderr)
-        return 2
+        print(f"gpu.py: the peak of '{name}' is not known here; no utilisation without --peak-tflops", file=sys.stderr)
     sizes = TINY_SIZES if asked.tiny else Sizes()
     report = {**_facts(device), "peak_flops_per_second": peak, "tiny": asked.tiny, "budget_seconds": asked.seconds}
     asked.out.mkdir(parents=True, exist_ok=True)
     # Compiling takes a CPU minutes; other tests see what compiled code does there.
     torch.compiler.set_stance("force_eager" if asked.tiny else "default")
-    return run_parts(list(all_parts(sizes, device, peak)), report, asked.out / "gpu.json", seconds=asked.seconds)
+    parts = list(all_parts(sizes, device, peak))
+    return run_parts(parts, report, asked.out / "gpu.json", seconds=asked.seconds, start=began)
 
 
-def run_parts(parts: Sequence[Part], report: dict[str, Any], path: Path, *, seconds: float) -> int:
-    """Run parts while there is time, and write the report after each; return 1 if one failed."""
-    start = time.perf_counter()
+def run_parts(parts: Sequence[Part], report: dict[str, Any], path: Path, *, seconds: float, start: float) -> int:
+    """Run parts while there is time since `start`, and write the report after each; return 1 if one failed."""
     longest: dict[str, float] = {}
     report |= {"parts": {}, "failed": [], "skipped": []}
     for part in parts:
         began = time.perf_counter()
-        needed = longest.get(part.kind, FIRST_GUESS[part.kind] if not report["tiny"] else 0.0)
-        if began - start + needed > seconds:
+        left = seconds - (began - start)
+        needed = MARGIN * longest[part.kind] if part.kind in longest else FIRST_GUESS[part.kind]
+        if left <= (0.0 if report["tiny"] else needed):
             report["skipped"].append(part.name)
-            print(f"{part.name}: skipped, {seconds - (began - start):.0f} s are left", flush=True)
+            print(f"{part.name}: skipped, {left:.0f} s are left", flush=True)
         else:
-            found = _attempt(part)
+            found = _attempt(part, limit=min(left, LIMITS[part.kind]))
             took = time.perf_counter() - began
             longest[part.kind] = max(took, longest.get(part.kind, 0.0))
             report["parts"][part.name] = {**found, "seconds": took}
@@ -171,7 +187,8 @@ def all_parts(sizes: Sizes, device: torch.device, peak: float | None) -> Iterato
                 "speed",
                 lambda recipe=recipe, schedule=schedule: measure_speed(recipe, schedule, sizes, device, peak),
             )
-    yield Part("profile", "profile", lambda: measure_profile(first, device))
+            if recipe == first and schedule == first.final_schedule:
+                yield Part("profile", "profile", lambda: measure_profile(first, device))
 
 
 def check_attention(work: Work, device: torch.device) -> dict[str, Any]:
@@ -493,16 +510,47 @@ def _muon_plainly(weight: Tensor, grad: Tensor, config: OptimConfig) -> Tensor:
     return weight * (1 - lr * decay) - lr * max(1.0, rows / cols) ** 0.5 * x
 
 
-def _attempt(part: Part) -> dict[str, Any]:
-    """Run a part from a clean state; what goes wrong is its result."""
+def _attempt(part: Part, *, limit: float) -> dict[str, Any]:
+    """Run a part from a clean state, for at most `limit` seconds; what goes wrong is its result."""
     torch._dynamo.reset()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     try:
-        return part.measure()
+        with _ended_after(limit):
+            return part.measure()
     except Exception as error:  # one part that breaks must not cost the others their turn
         return {"ok": False, "error": f"{type(error).__name__}: {error}"[:2000]}
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float) -> Iterator[None]:
+    """End a block that runs over its time: at the next step of Python, so not within one operation of the device.
+
+    Raises:
+        OvertimeError: it did; again each second, for compilers pass over errors of what they try.
+    """
+
+    def end(signum: int, frame: object) -> None:
+        raise OvertimeError(f"not done in {seconds:.0f} s")
+
+    previous = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _process_age() -> float:
+    """Give the seconds since this process was started, by the kernel; 0 where it does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, age)
 
 
 def _line(found: Mapping[str, Any]) -> str:
@@ -534,8 +582,7 @@ def _peak(device: torch.device, given_tflops: float | None) -> float | None:
         return 1e12 * given_tflops
     if device.type == "cpu":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    return PEAKS.get(torch.cuda.get_device_name(device))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -548,4 +595,4 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(age=_process_age()))

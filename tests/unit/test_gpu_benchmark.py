@@ -1,8 +1,10 @@
 """benchmarks/gpu.py at tiny sizes on a CPU: every part runs and is right, and a wrong or slow one is noticed."""
 
+import contextlib
 import importlib.util
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -43,13 +45,17 @@ def part(name, kind="check", **found):
     return gpu.Part(name, kind, lambda: found)
 
 
+def run_parts(*arguments, age=0.0, **options):
+    return gpu.run_parts(*arguments, start=time.perf_counter() - age, **options)
+
+
 def broken():
     raise RuntimeError("out of memory")
 
 
 def test_what_fails_is_told_and_the_others_have_their_turn(tmp_path):
     parts = [gpu.Part("a", "check", broken), part("b", ok=False, errors={"x": 1.0}), part("c", ok=True, errors={})]
-    assert gpu.run_parts(parts, {"tiny": True}, tmp_path / "gpu.json", seconds=99) == 1
+    assert run_parts(parts, {"tiny": True}, tmp_path / "gpu.json", seconds=99) == 1
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert report["failed"] == ["a", "b"]
     assert report["parts"]["a"]["error"] == "RuntimeError: out of memory"
@@ -58,9 +64,68 @@ def test_what_fails_is_told_and_the_others_have_their_turn(tmp_path):
 
 def test_what_does_not_fit_in_the_time_is_skipped(tmp_path):
     parts = [part("fits", ok=True, errors={}), part("does not", "speed", ok=True, errors={})]
-    assert gpu.run_parts(parts, {"tiny": False}, tmp_path / "gpu.json", seconds=30) == 0
+    assert run_parts(parts, {"tiny": False}, tmp_path / "gpu.json", seconds=30) == 0
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert (list(report["parts"]), report["skipped"]) == (["fits"], ["does not"])
+
+
+def test_the_time_before_the_first_part_counts(tmp_path):
+    parts = [part("does not fit", ok=True, errors={})]
+    assert run_parts(parts, {"tiny": False}, tmp_path / "gpu.json", seconds=30, age=15) == 0
+    assert json.loads((tmp_path / "gpu.json").read_text())["skipped"] == ["does not fit"]
+    assert 0 < gpu._process_age() < 24 * 3600
+
+
+def test_a_part_is_begun_only_if_it_may_take_longer_than_the_one_before(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
+
+    def takes(seconds):
+        now[0] += seconds
+        return {"ok": True, "errors": {}}
+
+    parts = [gpu.Part(str(number), "speed", lambda: takes(100)) for number in range(3)]
+    gpu.run_parts(parts, {"tiny": False}, tmp_path / "gpu.json", seconds=320, start=100.0)
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert (list(report["parts"]), report["skipped"]) == (["0", "1"], ["2"])  # 120 s are left, 125 wanted
+
+
+def test_a_part_that_does_not_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setitem(gpu.LIMITS, "check", 0.1)
+
+    def endless():
+        while True:
+            with contextlib.suppress(RuntimeError):
+                time.sleep(0.01)
+
+    parts = [gpu.Part("endless", "check", endless), part("next", ok=True, errors={})]
+    assert run_parts(parts, {"tiny": True}, tmp_path / "gpu.json", seconds=99) == 1
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["parts"]["endless"]["error"] == "OvertimeError: not done in 0 s"
+    assert report["parts"]["next"]["ok"] is True
+
+
+def test_the_profile_comes_before_what_may_be_left_out():
+    names = [part.name for part in gpu.all_parts(gpu.TINY_SIZES, CPU, None)]
+    assert names.index("profile") == 5
+    assert names[4].startswith("sp8192-loop35")
+    assert names[6].startswith("sp8192-loop35")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA H200", True),
+        ("NVIDIA GH200 480GB", False),
+        ("NVIDIA H200 NVL", False),
+        ("NVIDIA H100 PCIe", False),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", False),
+    ],
+)
+def test_a_peak_is_that_of_the_whole_name(monkeypatch, name, known):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert gpu._peak(torch.device("cuda", 0), None) == (989.4e12 if known else None)
 
 
 @pytest.mark.parametrize("name", ["attention", "muon", "loss"])
