@@ -100,13 +100,24 @@ def add_up(events: Iterable[Event], marks: Sequence[tuple[float, str]], num_step
 
 @dataclass
 class _Recording:
-    """The recorded steps of one phase."""
+    """The recorded steps of one phase; `under_way` has the stages of a step that has not ended."""
 
     profile: profile
     steps: int = 0
     seconds: float = 0.0
     stages: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     schedules: Counter[str] = field(default_factory=Counter)
+    under_way: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    schedule: str = ""
+
+    def end_step(self, seconds: float) -> None:
+        """Count the step that was under way."""
+        self.steps += 1
+        self.seconds += seconds
+        self.schedules[self.schedule] += 1
+        for stage, spent in self.under_way.items():
+            self.stages[stage] += spent
+        self.under_way.clear()
 
 
 class Profiler(Stages):
@@ -135,7 +146,7 @@ class Profiler(Stages):
             self._open.profile.start()
         self._in_step = True
         if self._open:
-            self._open.schedules[schedule] += 1
+            self._open.schedule = schedule
             self._mark(_BEGIN)
         self._start = self._last = perf_counter()
 
@@ -145,7 +156,7 @@ class Profiler(Stages):
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = perf_counter()
-        self._open.stages[stage] += now - self._last
+        self._open.under_way[stage] += now - self._last
         self._mark(stage)
         self._last = perf_counter()
 
@@ -155,13 +166,12 @@ class Profiler(Stages):
         if not self._open:
             self._step_seconds[self._phase].append(seconds)
             return
-        self._open.steps += 1
-        self._open.seconds += seconds
+        self._open.end_step(seconds)
         if self._open.steps == RECORDED_STEPS:
             self._close()
 
     def result(self) -> dict[str, Any]:
-        """Read the recordings; the run is over."""
+        """Read the recordings; the run is over, and a step that did not end is left out."""
         self._close()
         on_gpu = self._device.type == "cuda"
         return {
@@ -195,7 +205,8 @@ def _phase_result(phase: int, recording: _Recording | None, others: Sequence[flo
     if recording is None or not recording.steps:
         return {"phase": phase, "steps": 0}
     steps = recording.steps
-    operators = add_up(*read_events(recording.profile, on_gpu=on_gpu), steps)
+    events, marks = read_events(recording.profile, on_gpu=on_gpu)
+    operators = add_up(events, _of_first_steps(marks, steps), steps)
     whole = sum(operator.seconds for operator in operators)
     groups: defaultdict[str, float] = defaultdict(float)
     for operator in operators:
@@ -215,6 +226,12 @@ def _phase_result(phase: int, recording: _Recording | None, others: Sequence[flo
         ],
         "num_operators": len(operators),
     }
+
+
+def _of_first_steps(marks: Sequence[tuple[float, str]], steps: int) -> Sequence[tuple[float, str]]:
+    """Keep the marks of so many steps."""
+    begins = [place for place, (_, name) in enumerate(marks) if name == _BEGIN]
+    return marks[: begins[steps]] if len(begins) > steps else marks
 
 
 def _shares(seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
