@@ -65,6 +65,14 @@ def bf16_extension() -> str | None:
     return next((flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags), None)
 
 
+def nvidia_driver() -> str | None:
+    """Give the version line of NVIDIA's kernel driver, or None where there is none."""
+    try:
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
+    except (OSError, IndexError):
+        return None
+
+
 def num_threads() -> int:
     """Choose how many threads to compute with: OMP_NUM_THREADS if it is set, else the cores this process may use."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")

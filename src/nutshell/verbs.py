@@ -45,6 +45,7 @@ from nutshell.report.tables import (
 )
 from nutshell.report.terminal import Terminal
 from nutshell.score.config import ProveConfig
+from nutshell.train.clock import Laps
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
@@ -122,7 +123,8 @@ def train(
     terminal = Terminal(as_json=json, mute=rank_here() > 0)
     resolved = resolve(recipe, overrides)
     run_dir = out or _default_out(resolved, seed)
-    training = Training(resolved, Dataset.open(data), run_dir, seed=seed)
+    laps = Laps()
+    training = Training(resolved, Dataset.open(data), run_dir, seed=seed, laps=laps)
     receipt = train_run(training, resume=resume, terminal=terminal, profile=profile)
     if profile and not rank_here():
         shown = store.read_stage(run_dir / store.PROFILE, remedy="train with --profile")

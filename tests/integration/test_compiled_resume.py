@@ -90,7 +90,8 @@ def test_probes_change_no_weight_of_a_compiled_run(train, whole):
     assert [(row["step"], row["schedule"]) for row in rows] == [(4, "0-1"), (8, "0 (1)x2"), (12, "0 (1)x2")]
     receipts = [read_json(run_dir / "run.json") for run_dir in (probed, whole)]
     assert [receipt["probes"] for receipt in receipts] == [{"every": 4, "clock": "stopped"}, None]
-    assert [set(receipt["seconds"]) for receipt in receipts] == [{"compile", "train", "probe"}, {"compile", "train"}]
+    spent = ["check", "kernels", "set_up", "compile", "train", "write"]
+    assert [list(receipt["seconds"]) for receipt in receipts] == [[*spent[:5], "probe", "write"], spent]
     assert not (whole / "probes.jsonl").exists()
 
 
@@ -105,5 +106,23 @@ def test_a_compiled_run_ends_bitwise_equal_when_resumed(train, whole):
         assert peaks["train_process"] > 50_000_000
         assert peaks["compile_process_tree"] is None or peaks["compile_process_tree"] > 50_000_000
         assert (receipt["steps"], receipt["changes_on_resume"]) == (STEPS, [])
+    assert read_json(whole / "run.json")["sessions"][0]["after_step"] == 0
+    assert_adds_up(read_json(resumed / "run.json"), after=[0, STOP])
     assert rows_of(resumed) == rows_of(whole)
     assert (resumed / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+
+
+def assert_adds_up(receipt, after):
+    """The receipt of a run is that of all its sessions."""
+    sessions = receipt["sessions"]
+    assert [session["after_step"] for session in sessions] == after
+    for name in ("check", "kernels", "set_up", "compile"):
+        each = [session["seconds"][name] for session in sessions]
+        assert all(seconds > 0 for seconds in each)
+        assert receipt["seconds"][name] == pytest.approx(sum(each))
+    assert receipt["recompiled"] == sum(session["recompiled"] for session in sessions) == 0
+    for name, peak in receipt["peak_memory_bytes"].items():
+        assert peak == max(session["peak_memory_bytes"][name] for session in sessions)
+    checkpoints = receipt["checkpoints"]
+    assert checkpoints["written"] == sum(session["checkpoints"] for session in sessions)
+    assert checkpoints["seconds"] == pytest.approx(sum(session["checkpoint_seconds"] for session in sessions))

@@ -28,6 +28,7 @@ from nutshell.report.tables import summary_view
 from nutshell.report.terminal import Terminal
 from nutshell.score.config import ProveConfig
 from nutshell.train.checkpoint import Change
+from nutshell.train.clock import Laps
 from nutshell.units import format_seconds
 
 SCORE_KEYS = [
@@ -87,9 +88,10 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
     Raises:
         ProofError: everything was written, and the proof of the score failed.
     """
+    laps = Laps()
     dataset = Dataset.open(data_dir)
     dataset.check_scorable()
-    training = Training(resolved, dataset, run_dir, seed=seed)
+    training = Training(resolved, dataset, run_dir, seed=seed, laps=laps)
     train_run(training, resume=(run_dir / store.CHECKPOINT).exists(), terminal=terminal)
     if rank_here():  # one process is enough for what follows
         return {}

@@ -22,12 +22,13 @@ from nutshell.optim.roles import Optimizers
 from nutshell.pipeline import store
 from nutshell.pipeline.describe import describe
 from nutshell.pipeline.profiling import Profiler
-from nutshell.pipeline.receipt import Measured, receipt_of, weights_digest
+from nutshell.pipeline.receipt import Measured, peak_memory, receipt_of, weights_digest
 from nutshell.pipeline.rows import MetricsLog, RowLog
 from nutshell.pipeline.weights import weight_files
 from nutshell.ranks import Ranks, is_silence, joined_ranks
 from nutshell.recipe import Resolved
 from nutshell.train.checkpoint import Change, Checkpoint, Identity
+from nutshell.train.clock import Laps
 from nutshell.train.compute import Compute
 from nutshell.train.gradient import Gradients
 from nutshell.train.loop import QAT, OnRow, Plan, train
@@ -36,6 +37,7 @@ from nutshell.train.preparing import num_compiled, prepare
 from nutshell.train.probing import Probing
 from nutshell.train.qat import SnapConfig, quantized_twin, snap_
 from nutshell.train.qat.mode import ViewKind
+from nutshell.train.record import Session
 from nutshell.train.stages import UNWATCHED, Stages
 from nutshell.train.state import TrainState
 
@@ -52,12 +54,15 @@ class Training:
         dataset: its data.
         run_dir: where everything goes; made if missing.
         seed: of initial weights and data order.
+        laps: the clock that has run since before the data was opened; from here on unless given.
 
     Raises:
         DataError: the data's vocabulary or BOS is not the recipe's.
     """
 
-    def __init__(self, resolved: Resolved, dataset: Dataset, run_dir: Path, *, seed: int) -> None:
+    def __init__(
+        self, resolved: Resolved, dataset: Dataset, run_dir: Path, *, seed: int, laps: Laps | None = None
+    ) -> None:
         vocab_size = resolved.recipe.model.vocab_size
         if dataset.tokenizer.vocab_size != vocab_size:
             raise DataError(
@@ -71,13 +76,17 @@ class Training:
                 f"set model.bos_id = {dataset.tokenizer.bos_id}"
             )
         self._resolved, self._dataset, self.run_dir = resolved, dataset, run_dir
+        self._laps = laps or Laps()
+        data_digest = dataset.digest  # of data without a manifest, it reads every byte
+        self._laps.done("check")
         self._compute = Compute.choose(resolved.recipe.train, resolved.recipe.model)
         self._identity = Identity(
             recipe_digest=resolved.digest,
-            data_digest=dataset.digest,
+            data_digest=data_digest,
             seed=seed,
             compute_dtype=self._compute.precision,
         )
+        self._laps.done("kernels")
 
     def is_done(self) -> bool:
         """Say whether this very training has ended here, in whatever precision.
@@ -122,9 +131,11 @@ class Training:
             )
 
     def _run(self, ranks: Ranks, *, resume: bool, told: "Told", profiler: Profiler | None) -> dict[str, Any]:
-        recipe, run_dir = self._resolved.recipe, self.run_dir
+        recipe, run_dir, laps = self._resolved.recipe, self.run_dir, self._laps
+        laps.done("set_up")
         if ranks.is_first:  # reads every byte
             self._dataset.verify()
+        laps.done("check")
         plan = Plan(
             config=recipe.train,
             phases=recipe.phases,
@@ -152,38 +163,44 @@ class Training:
         )
         with ExitStack() as opened:
             gradients = self._gradients(state, ranks, opened.enter_context(Prefetched(loader)), profiler or UNWATCHED)
+            laps.done("set_up")
             with TreeWatch() as tree:
                 rehearsed = Optimizers(state.table, recipe.optim, dtype=dtype, ranks=ranks)
                 prepare_seconds = prepare(plan.phases, state, gradients, rehearsed)
             del rehearsed
+            laps.done("compile")
             told.prepared(prepare_seconds)
             graphs = num_compiled()
             for change in state.restore(checkpoint) if checkpoint else ():
                 told.changed(change)
+            session = self._begin_session(state, {"compile_process_tree": tree.peak_bytes})
             log = self._log(state, opened) if ranks.is_first else None
+
+            def note(row: dict[str, Any]) -> None:
+                session.recompiled = num_compiled() - graphs
+                session.peak_memory_bytes |= peak_memory(self._compute.device)
+                if log:
+                    told.row(log.write(row))
+
             probing = self._probing(plan, state, loader, opened) if ranks.is_first else None
-            train(
-                plan,
-                state,
-                gradients,
-                lambda row: told.row(log.write(row)) if log else None,
-                on_warning=told.warned,
-                probing=probing,
-            )
-        if profiler:
-            write_json(run_dir / store.PROFILE, profiler.result())
+            laps.done("set_up")
+            clocked = state.spent.seconds + state.spent.probe_seconds
+            try:
+                train(plan, state, gradients, note, on_warning=told.warned, probing=probing)
+            finally:
+                laps.done("write", less=state.spent.seconds + state.spent.probe_seconds - clocked)
+                if profiler:
+                    write_json(run_dir / store.PROFILE, profiler.result())
+                    laps.done("profile")
         measured = Measured(
-            prepare_seconds=prepare_seconds,
-            tree_bytes=tree.peak_bytes,
-            recompiled=num_compiled() - graphs,
             ranks=ranks.size,
             replicas_equal=ranks.same(weights_digest(state)),
             skipped={str(phase.seq_len): loader.skipped(phase.seq_len) for phase in plan.phases},
         )
         if not measured.replicas_equal:
             told.warned("the processes ended with different weights; the first one's are kept")
-        if measured.recompiled:
-            told.warned(f"{measured.recompiled} graphs were compiled after the clock had started")
+        if session.recompiled:
+            told.warned(f"{session.recompiled} graphs were compiled after the clock had started")
         receipt = self._finish(plan, state, measured) if ranks.is_first else {}
         _check_all_active(plan, state)
         return receipt
@@ -268,17 +285,28 @@ class Training:
         for name, weights in state.final_weights().items():
             plain = {key: value.cpu().contiguous() for key, value in weights.items()}
             write_bytes(files[name], safetensors.torch.save(plain))
+        weights_sha256 = sha256_file(self.run_dir / store.WEIGHTS)
+        self._laps.done("write")
         receipt = {
             "name": self._resolved.name,
             **msgspec.to_builtins(self._identity),
             "overrides": self._resolved.overrides,
             "tokenizer_sha256": self._dataset.tokenizer.sha256,
-            "weights_sha256": sha256_file(self.run_dir / store.WEIGHTS),
+            "weights_sha256": weights_sha256,
             **receipt_of(plan.config, state, self._compute, measured),
         }
         write_json(self.run_dir / store.RECEIPT, receipt)
         plan.checkpoint_path.unlink()
         return receipt
+
+    def _begin_session(self, state: TrainState, peaks: dict[str, int | None]) -> Session:
+        """Put this process on the record, after those that an interrupted run had before."""
+        session = Session(after_step=state.spent.steps, seconds=self._laps.seconds, peak_memory_bytes=peaks)
+        if state.spent.steps:
+            state.record.sessions.append(session)
+        else:
+            state.record.sessions = [session]
+        return session
 
     def predicted_bytes(self) -> int:
         """Predict the artifact's size from the recipe alone."""

@@ -29,6 +29,24 @@ class WallClock:
         return took
 
 
+class Laps:
+    """Consecutive pieces of this process's time, added up by name: together they are all of it.
+
+    Attributes:
+        seconds: by name, in the order in which they first came.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def done(self, name: str, *, less: float = 0.0) -> None:
+        """Say what the time since the last call went into, less the seconds that another clock has counted."""
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last - less
+        self._last = now
+
+
 class Spent(msgspec.Struct):
     """What a run has used so far; the seconds of probes are none of its budget's."""
 

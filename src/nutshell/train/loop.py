@@ -5,6 +5,7 @@ the first rank measures it, and all ranks receive it.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,9 +138,11 @@ def _went_wrong(what: str, plan: Plan, spent: Spent, saved_at: float) -> str:
 
 def _save(plan: Plan, state: TrainState, ranks: Ranks) -> None:
     """Write the checkpoint; all ranks give what they hold, the first one writes."""
+    start = time.perf_counter()
     checkpoint = state.checkpoint(plan.identity)
     if ranks.is_first:
         checkpoint.write(plan.checkpoint_path)
+    state.record.note_saved(time.perf_counter() - start)
 
 
 def _probe(probing: Probing, clock: WallClock, plan: Plan, spent: Spent, phase: int) -> None:

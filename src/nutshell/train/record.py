@@ -62,6 +62,26 @@ class LossWatch(msgspec.Struct):
         return Spike(step, loss, expected) if is_spike else None
 
 
+class Session(msgspec.Struct):
+    """One process's part in a run: the first one's, or of one that resumed it; up to its last checkpoint.
+
+    Attributes:
+        after_step: the step after which it began.
+        seconds: by name, what it took beside the steps.
+        recompiled: graphs compiled after the clock had started.
+        peak_memory_bytes: by what was watched; None where the system does not tell.
+        checkpoints: written so far, before the one that holds this.
+        checkpoint_seconds: what they took.
+    """
+
+    after_step: int = 0
+    seconds: dict[str, float] = {}
+    recompiled: int = 0
+    peak_memory_bytes: dict[str, int | None] = {}
+    checkpoints: int = 0
+    checkpoint_seconds: float = 0.0
+
+
 class Record(msgspec.Struct):
     """The notes of one run.
 
@@ -72,6 +92,7 @@ class Record(msgspec.Struct):
         loss: what is usual now.
         spikes: the first of them, in order.
         num_spikes: all of them.
+        sessions: the processes that worked on the run, in order.
     """
 
     features: dict[str, Activity] = {}
@@ -80,6 +101,7 @@ class Record(msgspec.Struct):
     loss: LossWatch = msgspec.field(default_factory=LossWatch)
     spikes: list[Spike] = []
     num_spikes: int = 0
+    sessions: list[Session] = msgspec.field(default_factory=lambda: [Session()])
 
     def note_active(self, name: str, step: int, *, tokens: int = 0, seconds: float = 0.0) -> None:
         """Note that a feature acted in a step."""
@@ -99,6 +121,11 @@ class Record(msgspec.Struct):
             if len(self.spikes) < MOST_SPIKES:
                 self.spikes.append(spike)
         return spike
+
+    def note_saved(self, seconds: float) -> None:
+        """Note that this session has written a checkpoint."""
+        self.sessions[-1].checkpoints += 1
+        self.sessions[-1].checkpoint_seconds += seconds
 
     def never_active(self, names: list[str]) -> list[str]:
         """Give those features that no step had."""
