@@ -18,8 +18,8 @@ tokens for the sp8192 recipes and 64 of 1,024 for `baseline`. Tokens are random 
 gradient, Muon and AdamW, average; timed with CUDA events, after warm-up, as the median of several repeats. After the
 first of them, the operators of some of its steps, as torch's profiler counts them.
 
-FOLDER/gpu.json is written anew after each part, so that a run cut short keeps what it has. The time is that
-of the whole process, imports and all. A part starts only if MARGIN times the longest of its kind so far would still fit in
+FOLDER/gpu.json is written anew after each part, so that a run cut short keeps what it has. The time is that of the
+whole process, imports and all. A part starts only if MARGIN times the longest of its kind so far would still fit in
 `--seconds`; what is left out is listed under `skipped`. A part that runs over its limit, or over the end, is ended and
 has failed. `--tiny` runs every part at small sizes in fp32, on a CPU too, with nothing compiled.
 """
