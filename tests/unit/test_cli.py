@@ -601,3 +601,15 @@ def test_a_profile_says_where_the_time_went(run, recipe, data, tmp_path):
     assert "3 steps recorded" in shown
     again = run("train", recipe, "--data", data, "--out", out, "--profile")
     fails(again, "is done, and --profile watches a training; choose another --out", status=2)
+
+
+def test_an_average_that_never_acted_is_an_error_however_often_the_run_is_repeated(run, recipe, data, tmp_path):
+    never = ("--set", 'train.averages=[{kind="swa",every=50}]')
+    for _ in range(2):
+        fails(
+            run("run", recipe, "--data", data, "--out", tmp_path / "out", *never), "'swa' was scheduled and never acted"
+        )
+    fails(run("pack", tmp_path / "out"), "'swa' was scheduled and never acted")
+    assert not (tmp_path / "out/weights.safetensors").exists()
+    assert (tmp_path / "out/weights-last.safetensors").exists()
+    assert read_json(tmp_path / "out/run.json")["never_active"] == ["swa"]

@@ -39,12 +39,13 @@ def pack_run(
         progress: is told how many packings of at most how many are done.
 
     Raises:
-        RunError: the run is not trained, or its weights are not those of its receipt.
+        RunError: the run is not trained, something in it never acted, or its weights are not those of its receipt.
         UsageError: the calibration needs a data set and there is none, or another one.
         BudgetError: nothing fits.
     """
     start = time.perf_counter()
     receipt = store.read_stage(run_dir / store.RECEIPT, remedy="train the run first")
+    store.check_all_active(run_dir, receipt)
     recipe = store.read_recipe(run_dir)
     config = _under(recipe.pack, budget_bytes)
     weights, _ = read_tensors(run_dir / store.WEIGHTS)

@@ -1,6 +1,7 @@
 """The files of a run directory: their names, and reading them back, with one clear line when that fails."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,16 @@ def open_documents(data_dir: Path, loaded: Loaded) -> tuple[Dataset, Documents]:
             f"{data_dir}: its shards are not of the artifact's tokenizer; give the data it was trained on"
         )
     return dataset, Documents.of_text(list(dataset.val_documents()), loaded.tokenizer, dataset.val_bytes)
+
+
+def check_all_active(run_dir: Path, receipt: Mapping[str, Any]) -> None:
+    """Refuse to go on from a run in which something that was scheduled never acted; what it made is kept.
+
+    Raises:
+        RunError: there is such a thing.
+    """
+    if never := receipt.get("never_active"):  # older receipts have none
+        raise RunError(
+            f"{run_dir}: trained and kept, but '{never[0]}' was scheduled and never acted in {receipt['steps']} steps; "
+            "mend the recipe"
+        )

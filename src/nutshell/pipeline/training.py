@@ -92,7 +92,7 @@ class Training:
         """Say whether this very training has ended here, in whatever precision.
 
         Raises:
-            RunError: the directory holds another run.
+            RunError: the directory holds another run, or this one, in which something never acted.
         """
         path = self.run_dir / store.RECEIPT
         if not path.exists():
@@ -102,6 +102,7 @@ class Training:
         del wanted["compute_dtype"]
         if differing := [name for name, value in wanted.items() if receipt.get(name) != value]:
             raise RunError(f"{self.run_dir}: holds another run (its {differing[0]} differs); choose another --out")
+        store.check_all_active(self.run_dir, receipt)
         return True
 
     def profiler(self) -> Profiler:
@@ -201,8 +202,10 @@ class Training:
             told.warned("the processes ended with different weights; the first one's are kept")
         if session.recompiled:
             told.warned(f"{session.recompiled} graphs were compiled after the clock had started")
-        receipt = self._finish(plan, state, measured) if ranks.is_first else {}
-        _check_all_active(plan, state)
+        receipt = {"steps": state.spent.steps, "never_active": _never_active(plan, state)}
+        if ranks.is_first:
+            receipt = self._finish(plan, state, measured)
+        store.check_all_active(run_dir, receipt)
         return receipt
 
     @contextmanager
@@ -285,7 +288,8 @@ class Training:
         for name, weights in state.final_weights().items():
             plain = {key: value.cpu().contiguous() for key, value in weights.items()}
             write_bytes(files[name], safetensors.torch.save(plain))
-        weights_sha256 = sha256_file(self.run_dir / store.WEIGHTS)
+        packed = self.run_dir / store.WEIGHTS  # missing if they are an average that never acted
+        weights_sha256 = sha256_file(packed) if packed.exists() else None
         self._laps.done("write")
         receipt = {
             "name": self._resolved.name,
@@ -293,6 +297,7 @@ class Training:
             "overrides": self._resolved.overrides,
             "tokenizer_sha256": self._dataset.tokenizer.sha256,
             "weights_sha256": weights_sha256,
+            "never_active": _never_active(plan, state),
             **receipt_of(plan.config, state, self._compute, measured),
         }
         write_json(self.run_dir / store.RECEIPT, receipt)
@@ -344,15 +349,7 @@ class Told:
     warned: Callable[[str], object] = _nobody
 
 
-def _check_all_active(plan: Plan, state: TrainState) -> None:
-    """Refuse to call a run done in which something that was scheduled never acted; what it made is kept.
-
-    Raises:
-        RunError: there is such a thing.
-    """
+def _never_active(plan: Plan, state: TrainState) -> list[str]:
+    """Name what was scheduled and had no step."""
     scheduled = [*(phase.name for phase in plan.phases), *state.averages, *([QAT] if plan.config.qat else [])]
-    if never := state.record.never_active(scheduled):
-        raise RunError(
-            f"{plan.checkpoint_path.parent}: trained and kept, but '{never[0]}' was scheduled and never acted in "
-            f"{state.spent.steps} steps; mend the recipe"
-        )
+    return state.record.never_active(scheduled)

@@ -59,12 +59,13 @@ class TrainState:
         return [name for name, average in self.averages.items() if average.update(num_steps=steps, progress=progress)]
 
     def final_weights(self) -> dict[AverageName, dict[str, Tensor]]:
-        """Give the weights that may be packed: those of the last step, and every average."""
+        """Give the weights that may be packed: those of the last step, and every average that has any."""
         found: dict[AverageName, dict[str, Tensor]] = {
             "last": {name: value.detach() for name, value in self.weights.items()}
         }
         for name, average in self.averages.items():
-            found[name] = average.weights()
+            if average.count:  # else they are those of before the first step
+                found[name] = average.weights()
         return found
 
     def checkpoint(self, identity: Identity) -> Checkpoint:
