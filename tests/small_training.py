@@ -83,6 +83,7 @@ def small_run(tmp_path, *phases, loader=None, model=None, optim=None, micro_batc
         losses={False: TrainingLoss(built, EAGER, config)},
         loader=loader or Pattern(),
         device=CPU,
+        weights=list(state.weights.values()),
         micro_batch_size=micro_batch_size,
         penalties=penalties,
     )

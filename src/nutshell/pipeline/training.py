@@ -247,6 +247,7 @@ class Training:
             losses={False: plain, True: self._quantized_loss(state.model, stages) or plain},
             loader=loader,
             device=self._compute.device,
+            weights=list(state.weights.values()),
             seed=self._identity.seed,
             micro_batch_size=train.micro_batch_size,
             ranks=ranks,

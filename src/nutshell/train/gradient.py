@@ -42,6 +42,7 @@ class Gradients:
         losses: the loss, by whether the phase sees its weights quantized.
         loader: where batches come from.
         device: where the losses run.
+        weights: the parameters in training.
         seed: of what a step draws.
         micro_batch_size: most windows in one forward; None for all of a rank's.
         ranks: which share of the batch is this process's.
@@ -52,6 +53,7 @@ class Gradients:
     losses: Mapping[bool, TrainingLoss]
     loader: Loader
     device: torch.device
+    weights: Sequence[Tensor]
     seed: int = 0
     micro_batch_size: int | None = None
     ranks: Ranks = ALONE
@@ -82,11 +84,21 @@ class Gradients:
         if phase.quantized:
             torch.manual_seed(int(np.random.default_rng([self.seed, spent.steps, _NOISE_STREAM]).integers(2**63)))
         nats = self.accumulate(phase, schedule, self._moved(inputs), self._moved(targets))
-        for penalty in self.penalties:
-            if (value := penalty(spent.steps)) is not None:
-                (value / self.ranks.size).backward()
+        self._penalize(spent.steps)
         self.stages.done("penalties")
         return self.ranks.add(nats).item()
+
+    def _penalize(self, step: int) -> None:
+        """Add the penalties' gradients where the schedule has left any.
+
+        A matrix that it did not reach rests: alone, the gradient of a penalty would move it by Muon's whole step.
+        """
+        values = [value for penalty in self.penalties if (value := penalty(step)) is not None]
+        unreached = [weight for weight in self.weights if weight.grad is None] if values else []
+        for value in values:
+            (value / self.ranks.size).backward()
+        for weight in unreached:
+            weight.grad = None
 
     def accumulate(self, phase: Phase, schedule: DepthSchedule, inputs: Tensor, targets: Tensor) -> Tensor:
         """Add the gradients of this rank's rows; return their part of the batch's mean loss."""

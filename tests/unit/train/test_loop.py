@@ -343,3 +343,23 @@ def test_spent_survives_the_checkpoint(tmp_path):
     run.state.spent = Spent(steps=3, tokens=192, seconds=1.5)
     run.state.checkpoint(IDENTITY).write(run.plan.checkpoint_path)
     assert Checkpoint.read(run.plan.checkpoint_path, IDENTITY).spent == Spent(steps=3, tokens=192, seconds=1.5)
+
+
+def test_a_penalty_does_not_move_what_the_schedule_does_not_reach(tmp_path):
+    def shrink(step):
+        return 1e-9 * sum(value.square().sum() for value in run.state.weights.values())
+
+    run = small_run(tmp_path, phase(0.5, "0-1"), phase(1.0, ONCE), penalties=(shrink,))
+    reached = {name: value.clone() for name, value in run.state.weights.items()}
+    moved_at = {}
+
+    def note(row):
+        for name, value in run.state.weights.items():
+            if not torch.equal(value, reached[name]):
+                moved_at.setdefault(name, row["step"])
+
+    run.train(note)
+    behind = {name: step for name, step in moved_at.items() if name.startswith(("blocks.2.", "blocks.3."))}
+    assert behind
+    assert min(behind.values()) == 7
+    assert min(moved_at.values()) == 1
