@@ -32,15 +32,25 @@ RULES = (
 )
 
 
-def rounded_row(row, role):
-    """One row on the exporter's grid, by the words of docs/qat.md, in float64."""
+def half(scale):
+    return np.float16(np.float32(scale)).astype(np.float64)  # torch goes from double to half by way of single
+
+
+def rounded_matrix(values, role):
+    """A matrix on the exporter's grid, by the words of docs/compression.md, in float64."""
+    largest = np.abs(values).max(axis=1)
     if role == "matrix":
-        scale, top = CLIP * (np.std(row, ddof=1) if np.ptp(row) else np.abs(row).max()) / 31, 31
+        constant = np.ptp(values, axis=1) == 0
+        scale, top = CLIP * np.where(constant, largest, np.std(values, axis=1, ddof=1)) / 31, 31
     else:
-        deviation = np.sqrt(np.mean(row**2))
-        scale, top = max(deviation * np.sqrt(2 * np.pi * np.e) / 2 ** (RATE + 0.5), np.abs(row).max() / 127), 127
-    scale = np.float64(np.float16(np.float32(scale)))  # torch goes from double to half by way of single
-    return np.clip(np.rint(row / scale), -top, top) * scale
+        step, top = np.sqrt(2 * np.pi * np.e) / 2 ** (RATE + 0.5), 127
+        octaves = np.log2(np.maximum(np.sqrt(np.mean(values**2, axis=1)) * step, largest / top))
+        middle = np.sort(octaves)[(len(octaves) - 1) // 2]
+        places = np.maximum(np.rint((octaves - middle) * 4), np.ceil((np.log2(largest / top) - middle) * 4))
+        first = places.min()
+        scale = half(2 ** (middle + first / 4)) * 2 ** ((places - first) / 4)
+    scale = half(scale)[:, None]
+    return np.clip(np.rint(values / scale), -top, top) * scale
 
 
 def rounded_model(config):
@@ -49,8 +59,7 @@ def rounded_model(config):
     with torch.no_grad():
         for row in ParamTable.of(rounded):
             if row.role in ("matrix", "embedding"):
-                values = [rounded_row(weights, row.role) for weights in row.value.double().numpy()]
-                row.value.copy_(torch.from_numpy(np.stack(values)).float())
+                row.value.copy_(torch.from_numpy(rounded_matrix(row.value.double().numpy(), row.role)).float())
     return rounded
 
 

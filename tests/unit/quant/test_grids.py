@@ -163,8 +163,27 @@ def test_the_slope_grids_step_goes_by_what_an_error_costs():
             for col in range(8):
                 cost = float(statistics.row_weights[row] * by_column[col])
                 exact = math.sqrt(2 * math.pi * math.e) / 2**3.5 * 0.7 / math.sqrt(cost)
-                # Stored in quarters of an octave, and in fp16.
-                assert abs(math.log2(steps[row, col].item() / exact)) < 1 / 8 + 1e-3
+                # A quarter of an octave is what rows are rounded to, and columns.
+                assert abs(math.log2(steps[row, col].item() / exact)) < 2 / 8 + 1e-3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9, 200])
+def test_open_grids_have_few_scales_a_quarter_of_an_octave_apart(rows):
+    weight = draw(rows, 50) * torch.exp(0.3 * draw(rows, 1, seed=1))
+    scale = rounded(weight, RateGrid(), rate_bits=4.0).sides["scale"].astype(float)
+    exact = weight.double().square().mean(dim=1).sqrt().numpy() * math.sqrt(2 * math.pi * math.e) / 2**4
+    assert np.abs(np.log2(scale / exact)).max() < 1 / 8 + 1e-3
+    places = 4 * np.log2(scale / scale.min())
+    np.testing.assert_allclose(places, np.rint(places), atol=0.01)
+    middle = np.sort(exact)[(rows - 1) // 2]
+    assert np.abs(np.log2(scale / middle)).min() < 1e-3  # about the median, wherever that is
+
+
+def test_a_row_of_zeros_has_a_scale_like_the_others():
+    weight = draw(9, 50)
+    weight[4] = 0.0
+    scale = rounded(weight, RateGrid(), rate_bits=4.0).sides["scale"]
+    assert scale[4] == np.sort(scale)[4]
 
 
 def test_without_statistics_the_slope_grid_is_one_absolute_step():

@@ -58,14 +58,14 @@ def test_a_rate_is_the_entropy_that_normal_rows_end_up_with(rate_bits):
 
 
 def test_an_outlier_coarsens_its_own_row_and_is_not_clipped():
-    values = weight(rows=3, cols=4096)
-    values[1, 0] = 1000.0
+    values = weight(rows=5, cols=4096)
+    values[4, 0] = 1000.0
     planes = rounded(values, RateGrid(), 5.0)
-    assert planes.codes[1, 0] == 127
+    assert 127 / 2**0.25 - 1 < planes.codes[4, 0] <= 127
     restored = dequantize(planes)
-    assert restored[1, 0] == pytest.approx(1000.0, rel=0.005)
-    plain = rounded(weight(rows=3, cols=4096), RateGrid(), 5.0)
-    assert np.array_equal(planes.codes[[0, 2]], plain.codes[[0, 2]])
+    assert restored[4, 0] == pytest.approx(1000.0, rel=0.005)
+    plain = rounded(weight(rows=5, cols=4096), RateGrid(), 5.0)
+    assert np.array_equal(planes.codes[:4], plain.codes[:4])
 
 
 def test_codes_do_not_change_with_the_scale_of_a_row():
