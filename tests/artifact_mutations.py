@@ -1,18 +1,25 @@
 """Damage to artifacts, by accident and by malice, and what may come of it.
 
 `damage` changes bytes anywhere. `reseal` gives the result a correct checksum again, as a hostile author can. `rewrite`
-changes the manifest's JSON (sizes, shapes, dtypes, chains, names) and seals that. Whatever comes of it, `outcome`
-allows two things: the artifact is read, or one ArtifactError of one line. Anything else, a crash included, is a bug.
+changes the manifest's JSON (sizes, shapes, dtypes, chains, names) and seals that; `reword` changes the recipe, `respell`
+the tokenizer, and `bomb` makes a section swell. Whatever comes of it, `outcome` allows two things: the artifact is read,
+or one ArtifactError of one line. Anything else, a crash included, is a bug.
 """
 
 import hashlib
 import json
+import lzma
 import random
+import re
 import struct
+from dataclasses import replace
+from functools import cache
 
 import brotli
+import numpy as np
 
-from nutshell.artifact.container import DIGEST_BYTES, unpack_container
+from nutshell.artifact.container import DIGEST_BYTES, Section, pack_container, unpack_container
+from nutshell.artifact.load import load
 from nutshell.errors import ArtifactError
 
 HEAD_BYTES = 10
@@ -32,6 +39,7 @@ TEXTS = [
     "\n",
     "a" * 999,
 ]
+SCHEDULES = ["0-99999999", "(0)x999999999", "(" * 2000, "((0)x500)x500", "0 1 2", "", "2 1"]
 EXTREMES = [b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\0\0\0\0"]
 
 
@@ -96,11 +104,72 @@ def _alter(sections, rng):
             sections.append(list(section))
 
 
+def replace_section(content, name, array):
+    """Store other bytes under the name of a section, in a container that is correct otherwise."""
+    container = unpack_container(content)
+    sections = dict(container.sections)
+    kind = next(kind for owner, kind in sections if owner == name)
+    sections[name, kind] = Section.encode(name, kind, array=np.frombuffer(array, np.uint8), chain=("raw",))
+    return pack_container(sections.values(), container.metadata)
+
+
+def read_section(content, name):
+    sections = unpack_container(content).sections.values()
+    return next(section for section in sections if section.name == name).decode().tobytes()
+
+
+def reword(content, rng):
+    """Change numbers and words of the recipe, and pack it again."""
+    text = read_section(content, "recipe").decode()
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        places = [match.span() for match in re.finditer(r"\d+(\.\d+)?|\"[^\"]*\"|\w+ = ", text)]
+        start, end = rng.choice(places)
+        new = rng.choice([str(rng.choice(NUMBERS)), f'"{rng.choice(SCHEDULES)}"', "", "nan", "[" * 3000, "9" * 5000])
+        text = text[:start] + new + text[end:]
+    return replace_section(content, "recipe", text.encode())
+
+
+def respell(content, rng):
+    """Damage the tokenizer's model, and pack it again."""
+    return replace_section(content, "tokenizer", damage(read_section(content, "tokenizer"), rng))
+
+
+@cache
+def _swelling(size):
+    """Payloads of some bytes that become `size` zeros."""
+    zeros = bytes(size)
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0}]
+    once = brotli.compress(zeros, quality=5)
+    return [
+        (("brotli",), once),
+        (("brotli",), brotli.compress(once)),
+        (("shuffle", "brotli"), once),
+        (("lzma",), lzma.compress(zeros, format=lzma.FORMAT_RAW, filters=filters)),
+    ]
+
+
+def bomb(content, rng):
+    """Give a section a payload that swells to far more than it says, or says so itself."""
+    sections = list(unpack_container(content).sections.values())
+    place = rng.randrange(len(sections))
+    size = rng.choice([1 << 16, 1 << 22, 1 << 24])
+    chain, payload = rng.choice([*_swelling(size), (("ans",), b"\xff\xff\x03\x00\x01" + rng.randbytes(40))])
+    shape = rng.choice([sections[place].shape, (size,), (1 << 20, 1 << 7), (1, 1 << 27)])
+    sections[place] = replace(sections[place], chain=chain, payload=payload, shape=shape)
+    try:
+        return pack_container(sections, {})
+    except ArtifactError:  # beyond what a manifest may say: nothing to be read
+        return reseal(content[:40] + payload + content[40:])
+
+
 def outcome(content):
     """Read and decode everything: "read", or the message of the one error that is allowed."""
     try:
-        for section in unpack_container(content).sections.values():
+        container = unpack_container(content)
+        for section in container.sections.values():
             section.decode()
+        if ("recipe", "recipe") in container.sections:
+            load(content)
     except ArtifactError as error:
         message = str(error)
         assert message.isprintable(), f"not one line: {message!r}"
@@ -116,3 +185,14 @@ def mutants(content, rng: random.Random, count):
         yield "damaged", damaged
         yield "resealed", reseal(damaged)
         yield "rewritten", rewrite(content, rng)
+        yield "bomb", bomb(content, rng)
+        if ("recipe", "recipe") in unpack_container(content).sections:
+            yield "reworded", reword(content, rng)
+            yield "respelt", respell(content, rng)
+
+
+def endless_mutants(contents, rng: random.Random):
+    """Yield mutants of several artifacts by turns, without an end."""
+    while True:
+        for content in contents:
+            yield from mutants(content, rng, 1)

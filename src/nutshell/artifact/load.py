@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nutshell.artifact.container import Container, Section, unpack_container
+from nutshell.artifact.vocabulary import restore
 from nutshell.codec.planes import CodePlanes
 from nutshell.config.loader import decode
 from nutshell.data.tokenizer import Tokenizer
@@ -18,6 +19,7 @@ from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
+from nutshell.printable import show_controls
 from nutshell.quant.quantizing import dequantize
 from nutshell.quant.rtn import METHOD
 from nutshell.quant.workers import in_order
@@ -33,6 +35,10 @@ DTYPES = {
     "lqer_right": ("int8",),
     "lqer_right_scale": ("float16",),
 }
+
+
+# What a recipe that nobody wrote in earnest can bring about: endless nesting, endless numbers, sizes beyond a word.
+_BEYOND_REASON = (ValueError, TypeError, RecursionError, OverflowError, MemoryError)
 
 
 class _TrainPart(msgspec.Struct):
@@ -98,19 +104,22 @@ def _load(container: Container) -> Loaded:
     recipe_text = container.section("recipe", "recipe").decode().tobytes().decode("utf-8", errors="replace")
     try:
         recipe = decode(tomllib.loads(recipe_text), _RecipePart, where="recipe")
-        tokenizer = Tokenizer(container.section("tokenizer", "tokenizer").decode().tobytes())
+        tokenizer = Tokenizer(_tokenizer_model(container))
         schedule = recipe.model.depth.parse()
-    except (NutshellError, tomllib.TOMLDecodeError) as error:
-        raise ArtifactError(f"its recipe or tokenizer cannot be used ({error})") from error
+    except (NutshellError, *_BEYOND_REASON) as error:
+        raise ArtifactError(f"its recipe or tokenizer cannot be used ({_one_line(error)})") from error
     if tokenizer.vocab_size != recipe.model.vocab_size:
         raise ArtifactError(f"its tokenizer has {tokenizer.vocab_size} tokens, its recipe {recipe.model.vocab_size}")
     if tokenizer.bos_id != recipe.model.bos_id:
         raise ArtifactError(f"its tokenizer's BOS is token {tokenizer.bos_id}, its recipe's {recipe.model.bos_id}")
-    with torch.device("meta"):
-        model = LM(recipe.model, [schedule])
+    try:
+        with torch.device("meta"):
+            model = LM(recipe.model, [schedule])
+    except (RuntimeError, *_BEYOND_REASON) as error:  # torch, of a size that no tensor can have
+        raise ArtifactError(f"its recipe describes no model that can be built ({_one_line(error)})") from error
     rows = list(ParamTable.of(model))
     stored = [_Stored.of(container, row) for row in rows]
-    used = {("recipe", "recipe"), ("tokenizer", "tokenizer")}.union(*(each.keys for each in stored))
+    used = {("recipe", "recipe"), ("tokenizer", _tokenizer_kind(container))}.union(*(each.keys for each in stored))
     if left_over := sorted(set(container.sections) - used):
         raise ArtifactError(f"section '{left_over[0][0]}' ({left_over[0][1]}) belongs to no weight of its recipe")
     values = in_order(_Stored.read, stored)
@@ -118,6 +127,20 @@ def _load(container: Container) -> Loaded:
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(requires_grad=False)
     return Loaded(model.eval(), schedule, tokenizer, recipe.train.seq_len, recipe.score.stride, recipe_text)
+
+
+def _tokenizer_kind(container: Container) -> str:
+    return "pieces" if ("tokenizer", "pieces") in container.sections else "tokenizer"
+
+
+def _tokenizer_model(container: Container) -> bytes:
+    kind = _tokenizer_kind(container)
+    stored = container.section("tokenizer", kind).decode().tobytes()
+    return restore(stored) if kind == "pieces" else stored
+
+
+def _one_line(error: BaseException) -> str:
+    return show_controls(" ".join(str(error).split()))[:300]
 
 
 def read_weight(container: Container, row: ParamRow) -> Float[Tensor, "..."]:

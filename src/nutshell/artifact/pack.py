@@ -14,6 +14,7 @@ from nutshell import __version__
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.container import Container, Section, pack_container, unpack_container
 from nutshell.artifact.matrices import Matrix, quantize_all, slope_unit
+from nutshell.artifact.vocabulary import shorten
 from nutshell.codec import chain as codec
 from nutshell.codec.coders import TRELLIS_CODERS
 from nutshell.codec.planes import CodePlanes
@@ -146,8 +147,10 @@ def _extra_bits(rule: QuantRule) -> float:
 
 
 def _frame_sections(contents: Contents) -> Iterable[Section]:
-    for name, content in (("recipe", contents.recipe.encode()), ("tokenizer", contents.tokenizer)):
-        yield _smallest(name, name, np.frombuffer(content, np.uint8), BYTES_CHAINS)
+    yield _smallest("recipe", "recipe", np.frombuffer(contents.recipe.encode(), np.uint8), BYTES_CHAINS)
+    short = shorten(contents.tokenizer)
+    kind, content = ("tokenizer", contents.tokenizer) if short is None else ("pieces", short)
+    yield _smallest("tokenizer", kind, np.frombuffer(content, np.uint8), BYTES_CHAINS)
 
 
 def _float_section(name: str, weight: Tensor) -> Section:
