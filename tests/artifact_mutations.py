@@ -1,9 +1,9 @@
 """Damage to artifacts, by accident and by malice, and what may come of it.
 
-`damage` changes bytes anywhere. `reseal` gives the result a correct checksum again, as a hostile author can. `rewrite`
-changes the manifest's JSON (sizes, shapes, dtypes, chains, names) and seals that; `reword` changes the recipe, `respell`
-the tokenizer, and `bomb` makes a section swell. Whatever comes of it, `outcome` allows two things: the artifact is read,
-or one ArtifactError of one line. Anything else, a crash included, is a bug.
+`damage` changes bytes anywhere. `reseal` gives the result a correct checksum again, as a hostile author can.
+`rewrite` changes the manifest's JSON (sizes, shapes, dtypes, chains, names) and seals that; `reword` changes the
+recipe, `respell` the tokenizer, and `bomb` makes a section swell. Whatever comes of it, `outcome` allows two things:
+the artifact is read, or one ArtifactError of one line. Anything else, a crash included, is a bug.
 """
 
 import hashlib

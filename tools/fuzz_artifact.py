@@ -25,8 +25,8 @@ from nutshell.files import write_json
 from nutshell.machine import processor, versions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import artifact_mutations  # noqa: E402  (the tests' own: nothing of it is installed)
-import artifact_samples  # noqa: E402
+import artifact_mutations
+import artifact_samples
 
 app = App(help=__doc__)
 

@@ -1,7 +1,7 @@
 """Predict an artifact's size from the configuration alone, before anything is trained.
 
-Trained rows are taken as normal. For every shape and rule, a sample of normal rows is quantized as the packer would, and
-its codes cost their entropy; so every method and grid is priced by what it does, not by a formula of its own. A fitted
+Trained rows are taken as normal. For every shape and rule, a sample of normal rows is quantized as the packer would,
+and its codes cost their entropy; so every method and grid is priced by what it does, not by a formula. A fitted
 precision ends at the budget, unless the model is so small that its finest precision is smaller than that.
 """
 

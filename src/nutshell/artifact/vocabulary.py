@@ -1,12 +1,12 @@
 """A tokenizer's model file in few bytes: what all SentencePiece models of one sort share is left out.
 
 A model file is a list of pieces (text, score, type) and a tail of settings, as protocol buffer fields. In a byte-pair
-model with byte fallback a score is the number of the merge, and the pieces of bytes are the 256 in order: only the other
-pieces' texts and the tail say anything. A file of another sort is stored as it is. Fields and types: SentencePiece's
-`sentencepiece_model.proto`.
+model with byte fallback a score is the number of the merge, and the pieces of bytes are the 256 in order: only the
+texts of the others and the tail say anything. A file of another sort is stored as it is. Fields and types:
+SentencePiece's `sentencepiece_model.proto`.
 
-The short form is, in order: the number of pieces; runs of (type, length) that add up to it; the texts of all pieces but
-those of bytes, each ended by a zero byte, with U+2581 as the byte 1; the tail. Numbers are those of `ans` tables.
+The short form is, in order: the number of pieces; runs of (type, length) that add up to it; the texts of all pieces
+but those of bytes, each ended by a zero byte, with U+2581 as the byte 1; the tail. Numbers are those of `ans` tables.
 """
 
 import struct

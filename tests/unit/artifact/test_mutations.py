@@ -1,36 +1,25 @@
 import random
 import tracemalloc
+from collections import defaultdict
 
-import numpy as np
 import pytest
 
 import artifact_mutations
-import codec_arrays
+import artifact_samples
 from nutshell.artifact import manifest
-from nutshell.artifact.container import Section, pack_container
+from nutshell.artifact.load import load
+from nutshell.errors import ArtifactError
 
 
 @pytest.fixture(scope="module")
 def artifact():
-    text = np.frombuffer(b"all work and no play makes jack a dull boy. " * 9, np.uint8)
-    return pack_container(
-        [
-            Section.encode("a", "codes", array=codec_arrays.rows_of_many_widths()[:24], chain=("ans",)),
-            Section.encode("b", "codes", array=codec_arrays.one_bell()[:8], chain=("ans",)),
-            Section.encode("b", "scale", array=codec_arrays.scales(), chain=("shuffle", "brotli")),
-            Section.encode("c", "constant", array=np.full((30, 30), 2, np.int8), chain=("ans",)),
-            Section.encode("d", "float", array=codec_arrays.scales(), chain=("shuffle", "lzma")),
-            Section.encode("e", "text", array=text, chain=("brotli",)),
-            Section.encode("f", "raw", array=codec_arrays.scales(), chain=("raw",)),
-        ],
-        {"producer": "test"},
-    )
+    return artifact_samples.all_coders()
 
 
 def test_damage_never_does_more_than_raise_one_clear_line(artifact, monkeypatch):
     monkeypatch.setattr(manifest, "MAX_DECODED_BYTES", 1 << 22)
     assert artifact_mutations.outcome(artifact) == "read"
-    outcomes = {"damaged": [], "resealed": [], "rewritten": []}
+    outcomes = defaultdict(list)
     tracemalloc.start()
     try:
         for sort, mutant in artifact_mutations.mutants(artifact, random.Random(1), 250):
@@ -41,9 +30,30 @@ def test_damage_never_does_more_than_raise_one_clear_line(artifact, monkeypatch)
     finally:
         tracemalloc.stop()
     assert peak < 1 << 26
+    assert set(outcomes) == {"damaged", "resealed", "rewritten", "bomb"}
     assert "read" not in outcomes["damaged"]  # the digest sees every change
     for sort in ("resealed", "rewritten"):  # behind a correct digest each check must be met at least once
         assert len({message[10:30] for message in outcomes[sort]}) > 5, outcomes[sort]
+
+
+def test_no_recipe_and_no_tokenizer_is_too_much(monkeypatch):
+    monkeypatch.setattr(manifest, "MAX_DECODED_BYTES", 1 << 22)
+    whole = artifact_samples.whole_model()
+    assert artifact_mutations.outcome(whole) == "read"
+    outcomes = defaultdict(set)
+    for sort, mutant in artifact_mutations.mutants(whole, random.Random(2), 40):
+        outcomes[sort].add(artifact_mutations.outcome(mutant))
+    assert len(outcomes["reworded"]) > 5
+    assert len(outcomes["respelt"]) > 2
+
+
+@pytest.mark.parametrize("text", ["(" * 3000, "0-99999999", "((0)x500)x500"])
+def test_an_endless_schedule_is_one_clear_line(text):
+    whole = artifact_samples.whole_model()
+    recipe = artifact_mutations.read_section(whole, "recipe").decode().replace("0 (1)x2", text)
+    hostile = artifact_mutations.replace_section(whole, "recipe", recipe.encode())
+    with pytest.raises(ArtifactError, match="its recipe or tokenizer cannot be used"):
+        load(hostile)
 
 
 def test_every_single_changed_byte_and_every_cut_is_noticed(artifact):
