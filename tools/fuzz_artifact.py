@@ -2,11 +2,11 @@
 
     python tools/fuzz_artifact.py [--count 100000] [--seed 0] [--out results/fuzz.json]
 
-Two artifacts: one with every coder, and one of a whole small model with every kind of section. Mutants are of the sorts
-of tests/artifact_mutations.py: damaged bytes, the same under a new checksum, a manifest or a recipe with absurd
-values, and compression bombs. Each is read to the end. It must give ArtifactError or a model, within `--seconds` and
-with no more memory than is allowed for an artifact of that size; anything else ends this program with the mutant's
-number, from which it can be made again.
+Two artifacts: one with every coder, and one of a whole small model with every kind of section. Mutants are of the
+sorts of tests/artifact_mutations.py: damaged bytes, the same under a new checksum, a manifest or a recipe with absurd
+values, and compression bombs. Each is read to the end. It must give ArtifactError or a model, within `--seconds` of
+processor time and with no more memory than is allowed for an artifact of that size; anything else ends this program
+with the mutant's number, from which it can be made again.
 """
 
 import collections
@@ -41,21 +41,21 @@ def main(*, count: int = 100_000, seed: int = 0, seconds: float = 30.0, out: Pat
     samples = {"all coders": artifact_samples.all_coders(), "whole model": artifact_samples.whole_model()}
     for content in samples.values():
         assert artifact_mutations.outcome(content) == "read"
-    signal.signal(signal.SIGALRM, _give_up)
+    signal.signal(signal.SIGPROF, _give_up)
     outcomes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     before, start, slowest = _peak_bytes(), time.perf_counter(), 0.0
     mutants = artifact_mutations.endless_mutants(list(samples.values()), random.Random(seed))
     for number in range(count):
         sort, mutant = next(mutants)
         began = time.perf_counter()
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             result = artifact_mutations.outcome(mutant)
         except BaseException:
             print(f"mutant {number} of seed {seed} ({sort}, {len(mutant)} bytes)")
             raise
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         slowest = max(slowest, time.perf_counter() - began)
         assert sort != "damaged" or result != "read" or mutant in samples.values(), f"mutant {number}: not noticed"
         outcomes[sort]["read" if result == "read" else "ArtifactError"] += 1
