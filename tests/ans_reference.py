@@ -131,15 +131,30 @@ def subset_of(path, row, column, of_z1, of_z0):
     return 2 * z1 + z0
 
 
+def path_of(stack, rectangles, shares, coins, num_rows, num_columns):
+    """Path bits, as rows: coins in the order of the rectangles, the rest from the stack under their share of ones."""
+    path, coins = [[0] * num_columns for _ in range(num_rows)], list(coins)
+    for rows, columns, number in rectangles:
+        ones = shares[number] ** 2
+        for row in rows:
+            for column in columns:
+                path[row][column] = stack.pop(to_frequencies([2**16 - ones, ones])) if ones else coins.pop(0)
+    return path
+
+
 def decode_trellis(content, shape, of_z1, of_z0):
     """Decode a `trellis` payload to a flat list of levels."""
     payload, (num_rows, num_columns) = Payload(content), shape
     low, tables, classes = read_model(payload)
-    bits = [content[payload.at + place // 8] >> 7 - place % 8 & 1 for place in range(num_rows * num_columns)]
-    path = [bits[row * num_columns : (row + 1) * num_columns] for row in range(num_rows)]
-    stack = Stack(content[payload.at + -(-num_rows * num_columns // 8) :])
+    shares = [payload.byte() for _ in tables]
+    coins = [
+        byte >> 7 - place & 1 for byte in [payload.byte() for _ in range(payload.unsigned())] for place in range(8)
+    ]
+    stack = Stack(content[payload.at :])
+    rectangles = list(blocks(stack, classes, num_rows, num_columns))
+    path = path_of(stack, rectangles, shares, coins, num_rows, num_columns)
     levels = [None] * (num_rows * num_columns)
-    for rows, columns, number in blocks(stack, classes, num_rows, num_columns):
+    for rows, columns, number in rectangles:
         for subset in range(4):
             first = (subset - low) % 4
             table = to_frequencies(tables[number][first::4]) if first < len(tables[number]) else None

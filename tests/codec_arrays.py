@@ -28,11 +28,16 @@ def planes_of_many_widths():
     return np.rint(noise(40 * 56, seed=5).reshape(40, 56) * rows[:, None] * columns).astype(np.int8)
 
 
-def levels(states, *, count=48 * 40, rows=48):
+QUIET_STATES = (64, 128, 256)
+
+
+def levels(states, *, count=48 * 42, rows=48):
     """Levels near noise that follow the trellis: the subset of each is what random path bits leave."""
     path = (noise(count, seed=6) > 0).astype(np.uint8).reshape(rows, -1)
+    if states in QUIET_STATES:  # a third of the columns stays near zero: few of their path bits are ones
+        path[:, ::3] &= path[:, 1::3] & path[:, 2::3] if path.shape[1] % 3 == 0 else 0
     subset = subsets(path, states).astype(np.int64)
-    widths = 2.0 ** (np.arange(subset.shape[1]) % 3 - 1) if states >= 64 else 1.0
+    widths = 2.0 ** (3 * (np.arange(subset.shape[1]) % 3) - 5) if states in QUIET_STATES else 1.0
     wanted = noise(count, seed=states).reshape(rows, -1) * 4.5 * widths
     return (subset + 4 * np.rint((wanted - subset) / 4)).astype(np.int8)
 

@@ -82,8 +82,8 @@ LEVELS = [
     for name, array in {
         "levels": codec_arrays.levels(states),
         "wide levels": codec_arrays.levels(states).astype(np.int16) * 8 + codec_arrays.levels(states) % 4,
-        "one column": codec_arrays.levels(states, rows=1920),
-        "one row": codec_arrays.levels(states, count=40, rows=1),
+        "one column": codec_arrays.levels(states, rows=2016),
+        "one row": codec_arrays.levels(states, count=42, rows=1),
         "zeros": np.zeros((9, 30), np.int8),
         "no rows": np.zeros((0, 30), np.int8),
         "no columns": np.zeros((30, 0), np.int8),
@@ -119,7 +119,7 @@ def test_damage_to_levels_is_refused_or_decodes_to_the_same_type(states):
     assert refused >= 5
 
 
-@pytest.mark.parametrize(("shape", "message"), [((1920,), "planes of levels"), ((40, 48), ""), ((48, 41), "")])
+@pytest.mark.parametrize(("shape", "message"), [((2016,), "planes of levels"), ((42, 48), ""), ((48, 43), "")])
 def test_levels_of_another_shape_are_refused(shape, message):
     payload = encode(codec_arrays.levels(8), ("trellis8",))
     if message:

@@ -1,8 +1,9 @@
 """Levels that follow a trellis: one path bit each, and which level of the subset that the path leaves.
 
-The path bits say the remainder of every level by 4 (trellis_code.py). At the rates of weights they are coins, so they
-are stored as they are, eight to a byte. The rest, (level - remainder) / 4, is coded under the bell of the levels
-restricted to one remainder; rows and columns may have widths of their own, as in the plane of `ans`.
+The path bits say the remainder of every level by 4 (trellis_code.py). Where levels are many they are coins, and stored
+as they are; where rows or columns stay near zero the path does too, and each class of widths has its share of ones
+(path_shares.py). The rest, (level - remainder) / 4, is coded under the bell of the levels restricted to one remainder;
+rows and columns have widths of their own, as in the plane of `ans`.
 """
 
 import numpy as np
@@ -10,7 +11,8 @@ from jaxtyping import Int, UInt8
 
 from nutshell.codec.ans import CODE_DTYPES, fit_lines, read_model, symbols_of
 from nutshell.codec.blocks import Blocks
-from nutshell.codec.models import StaticModel, TableReader, normalised
+from nutshell.codec.models import StaticModel, TableReader, normalised, unsigned_bytes
+from nutshell.codec.path_shares import PathShares
 from nutshell.codec.stack import Stack
 from nutshell.codec.transforms import Shape
 from nutshell.codec.trellis_code import path_bits, subsets
@@ -36,41 +38,66 @@ class TrellisAns:
         path = path_bits(array, self.states)
         symbols, low = symbols_of(array)
         fitted = fit_lines(symbols.reshape(array.shape), low, array.shape)
-        model, blocks, stack = fitted.model, Blocks(fitted.rows, fitted.columns), Stack()
-        ordered, of_subset = blocks.ordered(array), blocks.ordered(subsets(path, self.states))
-        tables = _SubsetTables(model)
-        for block in reversed(list(blocks)):
-            levels, members = ordered[block.rows, block.columns], of_subset[block.rows, block.columns]
-            for subset in reversed(range(NUM_SUBSETS)):
-                chosen = levels[members == subset].astype(np.int32)
-                if chosen.size:
-                    frequencies = tables.frequencies(block.number, subset)
-                    stack.push((chosen - tables.lowest[subset]) // NUM_SUBSETS, frequencies)
-        blocks.push(stack, model)
-        return model.to_bytes() + np.packbits(path).tobytes() + stack.to_bytes()
+        blocks, stack = Blocks(fitted.rows, fitted.columns), Stack()
+        _push_levels(stack, blocks, fitted.model, array, subsets(path, self.states))
+        ordered = blocks.ordered(path)
+        shares = PathShares.of(ordered, blocks, len(fitted.model.by_class()))
+        coins = shares.push(stack, blocks, ordered)
+        blocks.push(stack, fitted.model)
+        head = fitted.model.to_bytes() + shares.to_bytes() + unsigned_bytes(len(coins))
+        return head + coins + stack.to_bytes()
 
     def decode(self, payload: bytes, dtype: np.dtype, shape: Shape) -> Int[np.ndarray, "R C"]:
         """Restore."""
         if len(shape) != 2:
             raise ArtifactError(f"a trellis has planes of levels, not arrays of shape {list(shape)}")
-        reader, (num_rows, num_columns) = TableReader(payload), shape
+        plane, reader = (shape[0], shape[1]), TableReader(payload)
         model = read_model(reader, dtype, shape)
-        path = _unpacked(reader.take(-(-num_rows * num_columns // 8)), num_rows, num_columns)
+        shares = PathShares.read(reader, len(model.by_class()))
+        coins = reader.take(reader.unsigned())
         stack = Stack(payload[reader.position :])
-        blocks = Blocks.pop(stack, model, (num_rows, num_columns))
-        of_subset, tables = blocks.ordered(subsets(path, self.states)), _SubsetTables(model)
-        ordered = np.empty(shape, dtype)
-        for block in blocks:
-            part = ordered[block.rows, block.columns]
-            members, levels = of_subset[block.rows, block.columns].ravel(), np.empty(part.size, dtype)
-            for subset in range(NUM_SUBSETS):
-                places = np.flatnonzero(members == subset)  # four times as fast as a mask
-                if places.size:
-                    indices = stack.pop(places.size, tables.frequencies(block.number, subset), 0, np.dtype(np.int32))
-                    levels[places] = indices * NUM_SUBSETS + tables.lowest[subset]
-            part[:] = levels.reshape(part.shape)
+        blocks = Blocks.pop(stack, model, plane)
+        path = blocks.restored(shares.pop(stack, blocks, coins, plane))
+        levels = _pop_levels(stack, blocks, model, dtype, subsets(path, self.states))
         stack.check_empty()
-        return blocks.restored(ordered)
+        return blocks.restored(levels)
+
+
+def _push_levels(
+    stack: Stack,
+    blocks: Blocks,
+    model: StaticModel,
+    levels: Int[np.ndarray, "R C"],
+    of_subset: UInt8[np.ndarray, "R C"],
+) -> None:
+    """Put the index of each level in its subset on the stack, block by block, what is to be read first last."""
+    tables = _SubsetTables(model)
+    levels, of_subset = blocks.ordered(levels), blocks.ordered(of_subset)
+    for block in reversed(list(blocks)):
+        part, members = levels[block.rows, block.columns], of_subset[block.rows, block.columns]
+        for subset in reversed(range(NUM_SUBSETS)):
+            chosen = part[members == subset].astype(np.int32)
+            if chosen.size:
+                frequencies = tables.frequencies(block.number, subset)
+                stack.push((chosen - tables.lowest[subset]) // NUM_SUBSETS, frequencies)
+
+
+def _pop_levels(
+    stack: Stack, blocks: Blocks, model: StaticModel, dtype: np.dtype, of_subset: UInt8[np.ndarray, "R C"]
+) -> Int[np.ndarray, "R C"]:
+    """Take levels off the stack, in the order of the blocks."""
+    tables, of_subset = _SubsetTables(model), blocks.ordered(of_subset)
+    ordered = np.empty(of_subset.shape, dtype)
+    for block in blocks:
+        part = ordered[block.rows, block.columns]
+        members, levels = of_subset[block.rows, block.columns].ravel(), np.empty(part.size, dtype)
+        for subset in range(NUM_SUBSETS):
+            places = np.flatnonzero(members == subset)  # four times as fast as a mask
+            if places.size:
+                indices = stack.pop(places.size, tables.frequencies(block.number, subset), 0, np.dtype(np.int32))
+                levels[places] = indices * NUM_SUBSETS + tables.lowest[subset]
+        part[:] = levels.reshape(part.shape)
+    return ordered
 
 
 class _SubsetTables:
@@ -97,15 +124,3 @@ class _SubsetTables:
             restricted = self._by_class[number, self.lowest[subset] - self._low :: NUM_SUBSETS]
             self._known[key] = normalised(restricted[None].astype(np.int64))[0]
         return self._known[key]
-
-
-def _unpacked(packed: bytes, num_rows: int, num_columns: int) -> UInt8[np.ndarray, "R C"]:
-    """Read path bits, row by row.
-
-    Raises:
-        ArtifactError: a bit that belongs to no level is set.
-    """
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8))
-    if bits[num_rows * num_columns :].any():
-        raise ArtifactError("a coded section has path bits that belong to no level")
-    return bits[: num_rows * num_columns].reshape(num_rows, num_columns)
