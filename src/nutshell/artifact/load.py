@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nutshell.artifact.container import Container, Section, unpack_container
 from nutshell.artifact.vocabulary import restore
+from nutshell.codec.coders import TRELLIS_CODERS
 from nutshell.codec.planes import CodePlanes
 from nutshell.config.loader import decode
 from nutshell.data.tokenizer import Tokenizer
@@ -20,8 +21,8 @@ from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
 from nutshell.printable import show_controls
+from nutshell.quant import rtn, trellis
 from nutshell.quant.quantizing import dequantize
-from nutshell.quant.rtn import METHOD
 from nutshell.quant.workers import in_order
 
 # What the sections of a weight may hold, by kind.
@@ -196,9 +197,14 @@ class _Stored:
             return torch.from_numpy(main).float()
         sides = {side.kind: side.decode() for side in self.sides}
         try:
-            return dequantize(CodePlanes(codes=main, sides=sides, spec={"method": METHOD}))
+            return dequantize(CodePlanes(codes=main, sides=sides, spec={"method": self._method}))
         except ArtifactError as error:
             raise ArtifactError(f"weight '{self.main.name}': {error}") from error
+
+    @property
+    def _method(self) -> str:
+        """Name the method: levels of a trellis, which have a coder of their own, lie in another order of rows."""
+        return trellis.METHOD if self.main.chain[-1] in TRELLIS_CODERS.values() else rtn.METHOD
 
 
 def _may_be_beside(kind: str, shape: tuple[int, ...], matrix: tuple[int, ...]) -> bool:

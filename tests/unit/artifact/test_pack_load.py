@@ -114,6 +114,33 @@ def test_the_state_of_every_technique_survives(tokenizer, case):
     assert loaded.tokenizer.sha256 == tokenizer.sha256
 
 
+RULES = {
+    "rounding": {"kind": "rtn"},
+    "gptq": {"kind": "gptq", "grid": {"kind": "sd_clip", "bits": 6, "sigmas": 12.85}},
+    "gptq, slope": {"kind": "gptq"} | SLOPE,
+    "trellis": {"kind": "trellis"},
+    "trellis, slope": {"kind": "trellis", "states": 32, "feedback": True} | SLOPE,
+    "low-rank": {"kind": "rtn", "lqer": {"kind": "asymmetric", "rank": 2, "top": 3}},
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_every_method_packs_is_near_what_was_trained(tokenizer, name):
+    whole, model, _ = contents(tokenizer)
+    rule = RULES[name] | {"roles": ["matrix", "embedding"]}
+    table = {"budget_bytes": 40_000, "rules": [rule]}
+    if rule["kind"] == "gptq" or rule.get("feedback"):
+        table["calibration"] = {"kind": "generated"}
+    packer = Packer(whole, decode(table, PackConfig, where="test"), made_up_statistics(whole))
+    open_grid = RULES[name].get("grid", {"kind": "rate"})["kind"] in ("rate", "slope")
+    loaded = load(packer.pack(5.0 if open_grid else None).content)
+    for row in ParamTable.of(model):
+        if row.role in rule["roles"] and row.value.any():
+            lost = (loaded.model.get_parameter(row.name) - row.value).detach()
+            error = lost.square().mean() / row.value.detach().square().mean()
+            assert error < 0.1, f"{row.name}: {float(error):.3f} of its energy is lost"
+
+
 @pytest.mark.parametrize("budget", [13_000, 15_000, 18_000])
 def test_fit_uses_the_budget_to_the_last_promille(tokenizer, budget):
     whole, *_ = contents(tokenizer)
