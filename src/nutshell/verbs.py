@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 from rich.console import Group
 from rich.text import Text
 
@@ -49,13 +49,14 @@ from nutshell.train.clock import Laps
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
+Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**63))]  # what numpy and torch both take
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
 
 DEMO_RECIPE = "demo"
 PROVED_DOCUMENTS, PROVED_TOKENS = 8, 50_000
 
 
-def demo(*, out: Path = Path("runs/demo"), seed: int = 0, fresh: Flag = False, json: Json = False) -> None:
+def demo(*, out: Path = Path("runs/demo"), seed: Seed = 0, fresh: Flag = False, json: Json = False) -> None:
     """Run the main job on the bundled text.
 
     Args:
@@ -78,7 +79,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, fresh: Flag = False, j
 
 
 def run(
-    recipe: str, *, data: Path, out: Path | None = None, seed: int = 0, overrides: Overrides = (), json: Json = False
+    recipe: str, *, data: Path, out: Path | None = None, seed: Seed = 0, overrides: Overrides = (), json: Json = False
 ) -> None:
     """Run a recipe on a data set: train, pack, score, prove, report.
 
@@ -102,7 +103,7 @@ def train(
     *,
     data: Path,
     out: Path | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     resume: Flag = False,
     profile: Flag = False,
     overrides: Overrides = (),
@@ -247,7 +248,7 @@ def sample(
     prompt: str = "",
     max_tokens: int = 200,
     temperature: float = 0.8,
-    seed: int = 0,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Write text with an artifact.

@@ -102,6 +102,12 @@ def test_usage(run):
     fails(run("train", "demo", "--data", "x", "--seed", "many"), "seed", status=2)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_is_a_number_that_all_generators_take(run, seed):
+    for verb in (("train", "demo", "--data", "x"), ("run", "demo", "--data", "x"), ("demo",), ("sample", "x")):
+        fails(run(*verb, f"--seed={seed}"), f'Invalid value "{seed}" for --seed', status=2)
+
+
 def test_a_message_cannot_command_the_terminal(run):
     status, _, err = run("describe", "no\x1b[2Jsuch\x9b")
     assert status == 1

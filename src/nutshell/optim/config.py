@@ -1,11 +1,13 @@
 """What a recipe says about optimization."""
 
-import math
 from typing import Literal
 
 from nutshell.config.curve import Curve, check_curve, values_of
 from nutshell.config.struct import Config
 from nutshell.optim.newton_schulz import Coefficients, quintics
+
+# No rate or decay of sense comes near them, and even their product is a number in fp32, which kernels take them in.
+LARGEST, LARGEST_DECAY = 1e30, 1e6
 
 
 class MuonConfig(Config, frozen=True):
@@ -52,12 +54,12 @@ class OptimConfig(Config, frozen=True):
         for name in ("lr_curve", "momentum"):
             check_curve(name, getattr(self, name), 0.0, 1.0)
         for name in ("matrix_weight_decay", "embed_weight_decay", "scalar_weight_decay"):
-            check_curve(name, getattr(self, name), 0.0, math.inf)
+            check_curve(name, getattr(self, name), 0.0, LARGEST_DECAY)
         if not any(values_of(self.lr_curve)):
             raise ValueError("lr_curve is 0 throughout: nothing would be trained")
         for name in ("matrix_lr", "embed_lr", "scalar_lr", "adam_eps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            if not 0.0 < getattr(self, name) <= LARGEST:
+                raise ValueError(f"{name} must be positive and at most {LARGEST:g}, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
