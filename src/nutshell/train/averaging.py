@@ -88,10 +88,6 @@ class Average:
     def _share(self, num_steps: int, progress: float) -> float | None:
         """Give the share of the new weights in the average, None where they do not count."""
 
-    @abstractmethod
-    def window(self, steps: int) -> float:
-        """Give the length of what is averaged, in steps of a run of `steps` in all."""
-
     def weights(self) -> dict[str, Tensor]:
         """Name the live averages."""
         return dict(self._copies)
@@ -111,9 +107,6 @@ class Ema(Average):
     def _share(self, num_steps: int, progress: float) -> float:
         return 1.0 - min(self.decay, (1 + num_steps) / (10 + num_steps))
 
-    def window(self, steps: int) -> float:
-        return 1.0 / (1.0 - self.decay)
-
 
 class Swa(Average):
     """The mean of snapshots."""
@@ -127,16 +120,30 @@ class Swa(Average):
             return None
         return 1.0 / (int(self.count) + 1)  # the first snapshot replaces the initial weights
 
-    def window(self, steps: int) -> float:
-        return (1.0 - self.start) * steps
 
-
-def lag_warning(average: Average, *, steps: int) -> str | None:
-    """Say so where an average reaches further back than a run of that many steps can bear."""
-    window = average.window(steps)
-    if window <= LONG_WINDOW * steps:
+def share_warning(config: AverageConfig) -> str | None:
+    """Say so where a plain mean is of more of the run than an average can bear, however long the run is."""
+    if not isinstance(config, SwaConfig) or 1.0 - config.start <= LONG_WINDOW:
         return None
     return (
-        f"{average.name} averages over about {window:,.0f} steps, a run of about {steps:,} has too few for that; "
+        f"swa averages over the last {1.0 - config.start:.0%} of the run, more than {LONG_WINDOW:.0%}; its weights "
+        f"will lag behind: set its start to {1.0 - LONG_WINDOW:g} or later"
+    )
+
+
+def lag_warning(config: AverageConfig, *, step_share: float) -> str | None:
+    """Say so where an exponential average reaches back over more of the run than it can bear.
+
+    Args:
+        config: the average.
+        step_share: the fraction of the run that one of its last steps takes.
+    """
+    if not isinstance(config, EmaConfig):
+        return None
+    window = 1.0 / (1.0 - config.decay)
+    if window * step_share <= LONG_WINDOW:
+        return None
+    return (
+        f"ema averages over about {window:,.0f} steps, {window * step_share:.0%} of the run at its last pace; "
         "its weights will lag behind"
     )

@@ -15,20 +15,21 @@ from typing import Any
 from nutshell.errors import RunError
 from nutshell.model.depth import DepthSchedule
 from nutshell.ranks import Ranks
-from nutshell.train.averaging import lag_warning
+from nutshell.train.averaging import lag_warning, share_warning
 from nutshell.train.checkpoint import Identity
 from nutshell.train.clock import Spent, WallClock, is_spent, progress
-from nutshell.train.config import TrainConfig
+from nutshell.train.config import BudgetConfig, TrainConfig
 from nutshell.train.gradient import Gradients
 from nutshell.train.interrupts import Interrupted, deferred_interrupt
 from nutshell.train.phases import Phase, draw, phase_at
 from nutshell.train.probing import Probing
+from nutshell.train.record import Activity
 from nutshell.train.state import TrainState
 
 OnRow = Callable[[dict[str, Any]], object]
 # The name under which a record has quantization-aware training.
 QAT = "qat"
-# Averages are judged against the length of the run once this much of it tells how many steps there will be.
+# Averages are judged once this much of the last phase tells how long the run's last steps take.
 _JUDGED_AT = 0.05
 
 
@@ -67,6 +68,8 @@ def train(
     config, ranks, spent = plan.config, gradients.ranks, state.spent
     clock = WallClock(already=spent.seconds)
     step_seconds, saved_at = 0.0, spent.seconds
+    for warning in filter(None, map(share_warning, config.averages)):
+        on_warning(warning)
     with deferred_interrupt() as interrupted:
         while not is_spent(config.budget, spent, step_seconds=step_seconds):
             now = progress(config.budget, spent)
@@ -88,7 +91,7 @@ def train(
             step_seconds, spent.seconds = seconds - spent.seconds, seconds
             row = _row(spent, now, nats, rates, step_seconds, phase, number, schedule)
             for warning in _note(
-                state, row, [phase.name, *averaged, *([QAT] if phase.quantized else [])], before=now, config=config
+                state, row, [phase.name, *averaged, *([QAT] if phase.quantized else [])], before=now, plan=plan
             ):
                 on_warning(warning)
             on_row(row)
@@ -150,7 +153,7 @@ def _probe(probing: Probing, clock: WallClock, plan: Plan, spent: Spent, phase: 
 
 
 def _note(
-    state: TrainState, row: dict[str, Any], features: Sequence[str], *, before: float, config: TrainConfig
+    state: TrainState, row: dict[str, Any], features: Sequence[str], *, before: float, plan: Plan
 ) -> Iterator[str]:
     """Put a step on the record; give what a user should hear of it."""
     spent, record = state.spent, state.record
@@ -160,10 +163,27 @@ def _note(
     spike = record.note_step(spent.steps, loss=row["loss"], grad_norm=row["grad_norm"], seconds=seconds)
     if spike:
         yield f"step {spike.step}: the loss is {spike.loss:.3f}, about {spike.expected:.3f} was usual"
-    now = progress(config.budget, spent)
-    if before < _JUDGED_AT <= now:
-        lags = (lag_warning(average, steps=round(spent.steps / now)) for average in state.averages.values())
-        yield from (lag for lag in lags if lag)
+    last = record.features.get(plan.phases[-1].name)
+    if last and _is_judged(plan, last, before=before, now=progress(plan.config.budget, spent)):
+        share = _step_share(plan.config.budget, last)
+        yield from filter(None, (lag_warning(average, step_share=share) for average in plan.config.averages))
+
+
+def _is_judged(plan: Plan, last: Activity, *, before: float, now: float) -> bool:
+    """Say whether averages are judged after the step between these two moments of progress."""
+    begin = plan.phases[-2].until if len(plan.phases) > 1 else 0.0
+    judged_at = begin + _JUDGED_AT * (1.0 - begin)
+    return now >= judged_at and (before < judged_at or last.steps == 1)
+
+
+def _step_share(budget: BudgetConfig, phase: Activity) -> float:
+    """Give the fraction of the budget that a step of a phase takes."""
+    if budget.seconds is not None:
+        return phase.seconds / phase.steps / budget.seconds
+    if budget.steps is not None:
+        return 1.0 / budget.steps
+    assert budget.tokens is not None
+    return phase.tokens / phase.steps / budget.tokens
 
 
 def _row(

@@ -4,7 +4,7 @@ import torch
 from models import model_config
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
-from nutshell.train.averaging import EmaConfig, SwaConfig, lag_warning
+from nutshell.train.averaging import EmaConfig, SwaConfig, lag_warning, share_warning
 
 
 @pytest.fixture
@@ -59,14 +59,22 @@ def test_averages_stay_in_fp32_and_apart_from_the_weights(model):
 
 
 @pytest.mark.parametrize(
-    ("config", "steps", "warned"),
+    ("decay", "steps", "warned"),
     [
-        (EmaConfig(decay=0.9965), 4550, False),  # 286 steps of openai/parameter-golf 1493
-        (EmaConfig(decay=0.9965), 540, True),  # the same of 1726's short runs
-        (SwaConfig(start=0.8), 100, False),
-        (SwaConfig(start=0.5), 100, True),
+        (0.9965, 4550, False),  # 286 steps of openai/parameter-golf 1493
+        (0.9965, 540, True),  # the same of 1726's short runs
     ],
 )
-def test_an_average_over_much_of_the_run_is_warned_of(model, config, steps, warned):
-    found = lag_warning(config.build(ParamTable.of(model)), steps=steps)
-    assert (found is not None) == warned
+def test_an_average_over_much_of_the_run_is_warned_of(decay, steps, warned):
+    assert (lag_warning(EmaConfig(decay=decay), step_share=1 / steps) is not None) == warned
+    assert lag_warning(SwaConfig(start=0.1), step_share=1 / steps) is None
+
+
+def test_a_mean_over_much_of_the_run_is_so_however_long_the_run_is():
+    assert share_warning(SwaConfig(start=0.8)) is None
+    assert share_warning(EmaConfig(decay=0.9999)) is None
+    found = share_warning(SwaConfig(start=0.5))
+    assert found == (
+        "swa averages over the last 50% of the run, more than 20%; its weights will lag behind: "
+        "set its start to 0.8 or later"
+    )

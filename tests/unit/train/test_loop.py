@@ -14,6 +14,7 @@ from nutshell.train import interrupts
 from nutshell.train.averaging import EmaConfig, SwaConfig
 from nutshell.train.checkpoint import Change, Checkpoint, Conditions, Identity
 from nutshell.train.clock import Spent
+from nutshell.train.config import BudgetConfig
 from nutshell.train.interrupts import Interrupted
 from nutshell.train.phases import draw
 from small_training import IDENTITY, ONCE, THRICE, TWICE, Pattern, phase, small_run
@@ -287,7 +288,17 @@ def test_an_average_too_long_for_the_run_is_told_once(tmp_path):
     told = []
     averages = (EmaConfig(decay=0.99), SwaConfig(start=0.5, every=1))
     small_run(tmp_path, steps=40, averages=averages).train(on_warning=told.append)
-    assert [text[:32] for text in told] == ["ema averages over about 100 step", "swa averages over about 20 steps"]
+    assert [text[:32] for text in told] == ["swa averages over the last 50% o", "ema averages over about 100 step"]
+
+
+@pytest.mark.parametrize(("last_batch", "share"), [(32, "51%"), (4, None)])
+def test_an_average_is_judged_by_the_steps_that_the_run_ends_with(tmp_path, last_batch, share):
+    told = []
+    phases = (phase(0.1, ONCE, batch_size=1, seq_len=8), phase(1.0, TWICE, batch_size=last_batch))
+    budget = BudgetConfig(tokens=10_000)
+    small_run(tmp_path, *phases, budget=budget, averages=(EmaConfig(decay=0.9),)).train(on_warning=told.append)
+    lag = f"ema averages over about 10 steps, {share} of the run at its last pace; its weights will lag behind"
+    assert told == ([lag] if share else [])
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
