@@ -42,11 +42,11 @@ def conditional_entropy(levels):
     return bits / levels.size
 
 
-@pytest.mark.parametrize(("states", "most"), [(4, 0.095), (8, 0.080), (256, 0.040)])
+@pytest.mark.parametrize(("states", "most"), [(4, 0.092), (8, 0.078), (256, 0.038)])
 @pytest.mark.parametrize("rate_bits", [2.0, 3.0, 4.5])
 def test_gap_to_the_bound_on_normal_weights(states, most, rate_bits):
     weight = normal(1000, 150)
-    planes = trellis(weight, rate_bits=rate_bits, states=states)
+    planes = trellis(weight, rate_bits=rate_bits, states=states, grid=SlopeGrid())  # one step: pooled levels are alike
     error = (weight - dequantize(planes)).double().square().sum() / weight.double().square().sum()
     entropy = conditional_entropy(planes.codes.astype(int))
     assert entropy + 0.5 * math.log2(float(error)) < most
