@@ -36,7 +36,10 @@ class EmaConfig(Kind, frozen=True, kw_only=True, tag="ema"):
 
 
 class SwaConfig(Kind, frozen=True, kw_only=True, tag="swa"):
-    """A snapshot `every` so many steps, once `start`, a fraction of the budget, is spent."""
+    """A snapshot `every` so many steps, once `start`, a fraction of the budget, is spent.
+
+    Steps and tokens are counted with the step at hand, seconds up to its beginning.
+    """
 
     start: float = 0.8
     every: int = 50

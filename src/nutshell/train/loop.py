@@ -85,7 +85,7 @@ def train(
             gradients.stages.done("optimizer")
             spent.steps += 1
             spent.tokens += phase.batch_tokens
-            averaged = state.average(now)
+            averaged = state.average(progress(config.budget, spent))
             gradients.stages.done("average")
             seconds = ranks.agree(clock.seconds())
             step_seconds, spent.seconds = seconds - spent.seconds, seconds

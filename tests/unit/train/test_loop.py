@@ -374,3 +374,9 @@ def test_a_penalty_does_not_move_what_the_schedule_does_not_reach(tmp_path):
     assert behind
     assert min(behind.values()) == 7
     assert min(moved_at.values()) == 1
+
+
+def test_a_mean_begins_with_the_step_that_spends_its_start(tmp_path):
+    run = small_run(tmp_path, steps=12, averages=(SwaConfig(start=0.5, every=2),)).train()
+    swa = run.state.record.features["swa"]
+    assert (swa.first_step, swa.last_step, swa.steps) == (6, 12, 4)
