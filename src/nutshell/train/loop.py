@@ -67,7 +67,7 @@ def train(
     """
     config, ranks, spent = plan.config, gradients.ranks, state.spent
     clock = WallClock(already=spent.seconds)
-    step_seconds, saved_at = 0.0, spent.seconds
+    step_seconds, save_seconds, saved_at = 0.0, 0.0, spent.seconds
     for warning in filter(None, map(share_warning, config.averages)):
         on_warning(warning)
     with deferred_interrupt() as interrupted:
@@ -100,11 +100,15 @@ def train(
             if probing and probing.is_due(spent):
                 _probe(probing, clock, plan, spent, number)
             stop = ranks.any(interrupted())
-            if stop or spent.seconds - saved_at >= config.checkpoint_seconds:
+            is_due = _is_save_due(config, spent, saved_at, step_seconds=step_seconds, save_seconds=save_seconds)
+            if stop or is_due:
                 _save(plan, state, ranks)
                 saved_at = spent.seconds
             if stop:
                 raise _stopped(plan, spent, ranks)
+            if is_due:  # what it took is the budget's, and no step's
+                spent.seconds = ranks.agree(clock.seconds())
+                save_seconds = spent.seconds - saved_at
         if probing and probing.is_due(spent, at_the_end=True):
             _probe(probing, clock, plan, spent, len(plan.phases) - 1)
         _save(plan, state, ranks)
@@ -137,6 +141,15 @@ def _step(plan: Plan, state: TrainState, now: float, saved_at: float) -> dict[st
 def _went_wrong(what: str, plan: Plan, spent: Spent, saved_at: float) -> str:
     kept = f"{plan.checkpoint_path} has the run at {saved_at:.1f} s" if saved_at else "nothing was saved before it"
     return f"step {spent.steps + 1}: {what} ({kept})"
+
+
+def _is_save_due(
+    config: TrainConfig, spent: Spent, saved_at: float, *, step_seconds: float, save_seconds: float
+) -> bool:
+    """Say whether to write a checkpoint now; not where the end, which has its own, would follow at once."""
+    after = Spent(spent.steps, spent.tokens, spent.seconds + save_seconds)
+    is_last = is_spent(config.budget, after, step_seconds=step_seconds)
+    return spent.seconds - saved_at >= config.checkpoint_seconds and not is_last
 
 
 def _save(plan: Plan, state: TrainState, ranks: Ranks) -> None:

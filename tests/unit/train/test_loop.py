@@ -3,6 +3,7 @@ import math
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -380,3 +381,31 @@ def test_a_mean_begins_with_the_step_that_spends_its_start(tmp_path):
     run = small_run(tmp_path, steps=12, averages=(SwaConfig(start=0.5, every=2),)).train()
     swa = run.state.record.features["swa"]
     assert (swa.first_step, swa.last_step, swa.steps) == (6, 12, 4)
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Checkpoints that take 0.4 s; gives the list of what was written."""
+    written = []
+
+    def write(self, path):
+        time.sleep(0.4)
+        written.append(self.spent.steps)
+
+    monkeypatch.setattr(Checkpoint, "write", write)
+    return written
+
+
+def test_no_checkpoint_near_the_end_overshoots_a_budget_of_seconds(tmp_path, slow_disk):
+    run = small_run(tmp_path, budget=BudgetConfig(seconds=1.5), checkpoint_seconds=0.6).train()
+    assert len(slow_disk) == 2  # at 0.6 s, which takes it to 1.0, and after the end; not at 1.2
+    assert run.state.spent.seconds < 1.6
+
+
+def test_a_checkpoint_is_no_steps_time_and_the_last_step_has_one(tmp_path, slow_disk):
+    rows = []
+    run = small_run(tmp_path, steps=3, checkpoint_seconds=1e-9).train(rows.append)
+    assert slow_disk == [1, 2, 3]
+    assert max(row["ms_per_step"] for row in rows) < 300
+    assert run.state.record.step_seconds.value < 0.3
+    assert run.state.spent.seconds > 0.8  # it is the budget's
