@@ -1,6 +1,7 @@
 """Training that sees its weights as they will be packed: what it is for, and what is refused."""
 
 import pytest
+import safetensors.torch
 
 from nutshell.data.dataset import Dataset
 from nutshell.errors import RecipeError
@@ -76,6 +77,16 @@ def test_weights_that_were_put_on_their_grid_lose_nothing_more(folder, plain):
     assert abs(cost_of_packing(trained)) < 0.01 * cost_of_packing(plain)
     # Here two bits are too few for it: what ten steps move by less than half a step is undone (docs/qat.md).
     assert read_json(trained / "run.json")["features"]["qat"]["first_step"] == 41
+
+
+def test_the_artifact_holds_the_very_weights_wherever_the_run_ended_between_two_snaps(folder):
+    settings = ('train.qat={kind="snap",every=3}', "train.budget.steps=8")
+    resolved = resolve(str(folder / "small.toml"), settings)
+    training = Training(resolved, Dataset.open(folder / "data"), folder / "between", seed=0)
+    training.run(resume=False, told=Told())
+    weights = safetensors.torch.load_file(folder / "between/weights.safetensors")
+    for name in ("embedding", "blocks.0.attentions.0.q.weight"):
+        assert all(len(row.unique()) <= 3 for row in weights[name]), name  # two bits: -s, 0 and s
 
 
 def test_a_rate_term_makes_the_artifact_smaller(folder, plain):

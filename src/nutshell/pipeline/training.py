@@ -193,6 +193,8 @@ class Training:
                 if profiler:
                     write_json(run_dir / store.PROFILE, profiler.result())
                     laps.done("profile")
+        if isinstance(recipe.train.qat, SnapConfig):  # the last step need not have been one that snaps
+            snap_(state.table, recipe.train.qat, recipe.pack.rules)
         measured = Measured(
             ranks=ranks.size,
             replicas_equal=ranks.same(weights_digest(state)),

@@ -1,6 +1,6 @@
 """Snap: the weights themselves are put on the exporter's grid, every so many steps.
 
-What:      w <- Q(w) after the optimizer's step, in place.
+What:      w <- Q(w) after the optimizer's step, in place, and once more at the end of the run.
 Source:    the QAT of openai/parameter-golf 167's MLX script (shared/spec/layer-sharing-167.md 1.5), which moved w a
            growing part of the way.
 Shapes:    w [R C].
