@@ -11,6 +11,8 @@ import msgspec
 # of single batches scatter by about one deviation; text of another kind reaches three or four.
 SPIKE_DEVIATIONS = 8.0
 SPIKE_AFTER_STEPS = 30
+# Losses that scatter by less than this fraction of their mean are held to scatter by it: rounding is no spike.
+LEAST_DEVIATION = 1e-3
 MEMORY = 0.95
 MOST_SPIKES = 20
 
@@ -56,7 +58,8 @@ class LossWatch(msgspec.Struct):
         self.steps += 1
         keep = min(MEMORY, 1.0 - 1.0 / self.steps)  # a plain mean at first
         off, expected = loss - self.mean, self.mean
-        is_spike = self.steps > SPIKE_AFTER_STEPS and off > SPIKE_DEVIATIONS * self.deviation
+        usual = max(self.deviation, LEAST_DEVIATION * abs(self.mean))
+        is_spike = self.steps > SPIKE_AFTER_STEPS and off > SPIKE_DEVIATIONS * usual
         self.mean += (1.0 - keep) * off
         self.deviation = keep * self.deviation + (1.0 - keep) * abs(off if self.steps > 1 else 0.0)
         return Spike(step, loss, expected) if is_spike else None
