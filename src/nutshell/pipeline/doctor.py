@@ -11,7 +11,7 @@ import torch
 from nutshell.machine import bf16_extension, num_threads, processor, versions
 from nutshell.model.accounting import count_params
 from nutshell.recipe import Recipe, Resolved
-from nutshell.train.compute import Compute
+from nutshell.train.compute import Compute, has_compiler
 
 # fp32 bytes of a weight, its gradient, and a momentum; AdamW, where it is used, has one more.
 _BYTES_A_WEIGHT, _BYTES_AN_AVERAGE = 16, 4
@@ -92,7 +92,7 @@ def _missing(compute: Compute) -> list[dict[str, Any]]:
     """List what would be faster, or do more, with something installed."""
     found = []
     on_gpu = compute.device.type == "cuda"
-    if not compute.compiled:
+    if not has_compiler(compute.device):
         remedy = "install triton, which torch's CUDA builds bring" if on_gpu else "install g++ or clang++"
         found.append(_row("compiler", "training runs eager, several times slower", remedy, needed=False))
     if compute.precision == "fp32" and not on_gpu:

@@ -61,7 +61,7 @@ class Compute:
         return cls(
             dtype=dtype,
             attend_kind=choice.kind,
-            compiled=config.compile != "never" and _has_compiler(device),
+            compiled=config.compile != "never" and has_compiler(device),
             device=device,
             scope=_choose_scope(config, device),
             attention=choice.name,
@@ -132,7 +132,8 @@ def _work(config: TrainConfig, model: ModelConfig) -> Work:
     )
 
 
-def _has_compiler(device: torch.device) -> bool:
+def has_compiler(device: torch.device) -> bool:
+    """Say whether what compiles a step for a device is installed."""
     return has_triton() if device.type == "cuda" else any(map(shutil.which, ("g++", "clang++")))
 
 

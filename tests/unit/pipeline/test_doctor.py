@@ -57,6 +57,13 @@ def test_what_is_missing_is_told_and_is_no_failure(typed, monkeypatch):
     assert "pip install nutshell-lm[hub]" in shown
 
 
+def test_a_recipe_that_is_not_compiled_lacks_no_compiler(typed, tmp_path):
+    recipe = tmp_path / "eager.toml"
+    recipe.write_text(resolve("demo", ['train.compile="never"']).toml())
+    found = json.loads(typed("--recipe", str(recipe), "--json")[1])
+    assert (found["paths"]["compiled_scope"], found["machine"]["compiler"], found["missing"]) == (None, "g++", [])
+
+
 def test_too_little_memory_is_a_failure(typed, monkeypatch):
     monkeypatch.setattr(doctor, "_memory_bytes", lambda: 10**8)
     status, _, err = typed("--recipe", "sp8192-loop36")
