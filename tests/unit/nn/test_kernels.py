@@ -145,9 +145,11 @@ def told(monkeypatch):
         return lambda on: state["on"].update({backend: on})
 
     monkeypatch.setattr(choose, "_SWITCHES", {backend: switch(backend) for backend in choose._SWITCHES})
-    monkeypatch.setattr(choose, "activate_flash_attention_impl", state["flash"].append)
-    monkeypatch.setattr(choose, "current_flash_attention_impl", lambda: state["flash"][-1] if state["flash"] else None)
-    monkeypatch.setattr(choose, "restore_flash_attention_impl", lambda: state["flash"].append(None))
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", state["flash"].append)
+    monkeypatch.setattr(
+        torch.nn.attention, "current_flash_attention_impl", lambda: state["flash"][-1] if state["flash"] else None
+    )
+    monkeypatch.setattr(torch.nn.attention, "restore_flash_attention_impl", lambda: state["flash"].append(None))
     return state
 
 
@@ -242,7 +244,7 @@ def test_a_flash_attention_3_that_does_not_load_is_left_alone(gpu, monkeypatch):
     def broken(name):
         raise ImportError("built for another torch")
 
-    monkeypatch.setattr(choose, "activate_flash_attention_impl", broken)
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", broken)
     assert chosen(GPU) == ("cudnn", {"flash": 3.0, "cudnn": 2.0, "flash3": None})
     with pytest.raises(UsageError, match="'flash3' does not load: built for another torch"):
         chosen(GPU, wanted="flash3")
@@ -285,3 +287,11 @@ def test_both_cpu_kernels_give_a_model_within_documents_the_same_logits():
     torch.testing.assert_close(
         model(text, schedule, attend_kind="products"), model(text, schedule), atol=2e-5, rtol=1e-5
     )
+
+
+def test_a_torch_that_cannot_replace_flash_attention_has_the_other_kernels(monkeypatch):
+    monkeypatch.delattr(torch.nn.attention, "restore_flash_attention_impl")
+    choose.activate("products")
+    with pytest.raises(ImportError, match="cannot put FlashAttention 3"):
+        choose.activate("flash3")
+    choose.activate("fused")

@@ -14,11 +14,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import torch
-from torch.nn.attention import (
-    activate_flash_attention_impl,
-    current_flash_attention_impl,
-    restore_flash_attention_impl,
-)
+import torch.nn.attention
 
 from nutshell.errors import UsageError
 from nutshell.nn.kernels.attend import AttendKind
@@ -120,9 +116,16 @@ def activate(name: AttentionName) -> None:
     for backend, switch in _SWITCHES.items():
         switch(setting.only in ("", backend))
     if setting.flash3:
-        activate_flash_attention_impl("FA3")
-    elif current_flash_attention_impl() is not None:
-        restore_flash_attention_impl()
+        if not _has_switch():
+            raise ImportError("this torch cannot put FlashAttention 3 in the place of its own and take it back")
+        torch.nn.attention.activate_flash_attention_impl("FA3")
+    elif _has_switch() and torch.nn.attention.current_flash_attention_impl() is not None:
+        torch.nn.attention.restore_flash_attention_impl()
+
+
+def _has_switch() -> bool:
+    """Say whether torch lets FlashAttention be replaced, and restored; the oldest that serve need not."""
+    return hasattr(torch.nn.attention, "restore_flash_attention_impl")
 
 
 def _fastest(names: tuple[AttentionName, ...], work: Work, device: torch.device, dtype: torch.dtype) -> Choice:
