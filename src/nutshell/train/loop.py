@@ -76,7 +76,7 @@ def train(
             number = phase_at(now, plan.phases)
             phase = plan.phases[number]
             schedule = draw(phase, seed=plan.identity.seed, step=spent.steps)
-            gradients.stages.begin(number, schedule.text)
+            clock.stop_for(partial(gradients.stages.begin, number, schedule.text))
             nats = gradients.make(phase, schedule, spent)
             _check_loss(nats, plan, spent, saved_at)
             rates = _step(plan, state, now, saved_at)
@@ -96,7 +96,7 @@ def train(
                 on_warning(warning)
             on_row(row)
             gradients.stages.done("logging")
-            gradients.stages.end()
+            clock.stop_for(gradients.stages.end)  # it may read a recording, for seconds
             if probing and probing.is_due(spent):
                 _probe(probing, clock, plan, spent, number)
             stop = ranks.any(interrupted())

@@ -18,6 +18,7 @@ from nutshell.train.clock import Spent
 from nutshell.train.config import BudgetConfig
 from nutshell.train.interrupts import Interrupted
 from nutshell.train.phases import draw
+from nutshell.train.stages import Stages
 from small_training import IDENTITY, ONCE, THRICE, TWICE, Pattern, phase, small_run
 
 
@@ -409,3 +410,18 @@ def test_a_checkpoint_is_no_steps_time_and_the_last_step_has_one(tmp_path, slow_
     assert max(row["ms_per_step"] for row in rows) < 300
     assert run.state.record.step_seconds.value < 0.3
     assert run.state.spent.seconds > 0.8  # it is the budget's
+
+
+def test_what_whoever_watches_does_between_steps_is_no_training(tmp_path):
+    class Slow(Stages):
+        def begin(self, phase, schedule):
+            time.sleep(0.2)
+
+        def end(self):
+            time.sleep(0.2)
+
+    run = small_run(tmp_path, steps=2)
+    run.gradients = replace(run.gradients, stages=Slow())
+    run.train()
+    assert run.state.spent.seconds < 0.2
+    assert run.state.record.step_seconds.value < 0.2
