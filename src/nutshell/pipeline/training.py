@@ -265,13 +265,19 @@ class Training:
         twin = quantized_twin(model, recipe.schedules, recipe.train.qat, recipe.pack.rules)
         return TrainingLoss(twin, self._compute, recipe.train, stages)
 
-    def _snap(self, table: ParamTable) -> Callable[[int], None] | None:
+    def _snap(self, table: ParamTable) -> Callable[[int], bool] | None:
         """Say what puts the weights on their grids after a step, where the recipe does that."""
         recipe = self._resolved.recipe
         qat = recipe.train.qat
         if not isinstance(qat, SnapConfig):
             return None
-        return lambda step: snap_(table, qat, recipe.pack.rules) if qat.is_due(step) else None
+
+        def snap_if_due(step: int) -> bool:
+            if is_due := qat.is_due(step):
+                snap_(table, qat, recipe.pack.rules)
+            return is_due
+
+        return snap_if_due
 
     def _write_inputs(self) -> None:
         """Write what the run is made of."""

@@ -1,5 +1,6 @@
 """The gradient of one step: this rank's rows of the batch, in micro-batches, and whatever is added to the loss."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -83,10 +84,11 @@ class Gradients:
         self.stages.done("data")
         if phase.quantized:
             torch.manual_seed(int(np.random.default_rng([self.seed, spent.steps, _NOISE_STREAM]).integers(2**63)))
-        nats = self.accumulate(phase, schedule, self._moved(inputs), self._moved(targets))
-        self._penalize(spent.steps)
-        self.stages.done("penalties")
-        return self.ranks.add(nats).item()
+        nats = self.ranks.add(self.accumulate(phase, schedule, self._moved(inputs), self._moved(targets))).item()
+        if math.isfinite(nats):  # else the step ends here, on all ranks, and a penalty could only fail on such weights
+            self._penalize(spent.steps)
+            self.stages.done("penalties")
+        return nats
 
     def _penalize(self, step: int) -> None:
         """Add the penalties' gradients where the schedule has left any.

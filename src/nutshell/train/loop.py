@@ -78,10 +78,9 @@ def train(
             schedule = draw(phase, seed=plan.identity.seed, step=spent.steps)
             clock.stop_for(partial(gradients.stages.begin, number, schedule.text))
             nats = gradients.make(phase, schedule, spent)
-            _check_loss(nats, plan, spent, saved_at)
+            _check_loss(nats, plan, state, saved_at)
             rates = _step(plan, state, now, saved_at)
-            if phase.quantized and state.after_step:
-                state.after_step(spent.steps)
+            quantized = phase.quantized and (state.after_step is None or state.after_step(spent.steps))
             gradients.stages.done("optimizer")
             spent.steps += 1
             spent.tokens += phase.batch_tokens
@@ -91,7 +90,7 @@ def train(
             step_seconds, spent.seconds = seconds - spent.seconds, seconds
             row = _row(spent, now, nats, rates, step_seconds, phase, number, schedule)
             for warning in _note(
-                state, row, [phase.name, *averaged, *([QAT] if phase.quantized else [])], before=now, plan=plan
+                state, row, [phase.name, *averaged, *([QAT] if quantized else [])], before=now, plan=plan
             ):
                 on_warning(warning)
             on_row(row)
@@ -102,7 +101,7 @@ def train(
             stop = ranks.any(interrupted())
             is_due = _is_save_due(config, spent, saved_at, step_seconds=step_seconds, save_seconds=save_seconds)
             if stop or is_due:
-                _save(plan, state, ranks)
+                _save(plan, state, ranks, saved_at)
                 saved_at = spent.seconds
             if stop:
                 raise _stopped(plan, spent, ranks)
@@ -111,7 +110,7 @@ def train(
                 save_seconds = spent.seconds - saved_at
         if probing and probing.is_due(spent, at_the_end=True):
             _probe(probing, clock, plan, spent, len(plan.phases) - 1)
-        _save(plan, state, ranks)
+        _save(plan, state, ranks, saved_at)
         if ranks.any(interrupted()):
             raise _stopped(plan, spent, ranks)
 
@@ -124,10 +123,14 @@ def _stopped(plan: Plan, spent: Spent, ranks: Ranks) -> Interrupted:
     )
 
 
-def _check_loss(nats: float, plan: Plan, spent: Spent, saved_at: float) -> None:
-    """Stop a run that has gone wrong before its weights do."""
+def _check_loss(nats: float, plan: Plan, state: TrainState, saved_at: float) -> None:
+    """Stop a run that has gone wrong before its weights do, or at the first step that shows that they have."""
     if not math.isfinite(nats):
-        raise RunError(_went_wrong(f"the loss is {nats}; lower the learning rates", plan, spent, saved_at))
+        name = state.first_not_finite()
+        where = f"weight '{name}' is not finite" if name else "all weights are finite"
+        raise RunError(
+            _went_wrong(f"the loss is {nats}, {where}; lower the learning rates", plan, state.spent, saved_at)
+        )
 
 
 def _step(plan: Plan, state: TrainState, now: float, saved_at: float) -> dict[str, float]:
@@ -152,9 +155,17 @@ def _is_save_due(
     return spent.seconds - saved_at >= config.checkpoint_seconds and not is_last
 
 
-def _save(plan: Plan, state: TrainState, ranks: Ranks) -> None:
-    """Write the checkpoint; all ranks give what they hold, the first one writes."""
+def _save(plan: Plan, state: TrainState, ranks: Ranks, saved_at: float) -> None:
+    """Write the checkpoint; all ranks give what they hold, the first one writes.
+
+    Raises:
+        RunError: a weight is not finite; the last checkpoint stays.
+    """
     start = time.perf_counter()
+    if name := state.first_not_finite():
+        # The step is the one before: the update that spoiled the weight was its last.
+        before = Spent(state.spent.steps - 1, state.spent.tokens, state.spent.seconds)
+        raise RunError(_went_wrong(f"weight '{name}' is not finite; lower the learning rates", plan, before, saved_at))
     checkpoint = state.checkpoint(plan.identity)
     if ranks.is_first:
         checkpoint.write(plan.checkpoint_path)

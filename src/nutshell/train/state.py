@@ -27,7 +27,8 @@ class TrainState:
         dtype: precision in which a step is computed.
         conditions: what else decides how it is rounded, by name; checkpoints carry it.
         ranks: the processes that train it.
-        after_step: told the number of each step, counted from 0, whose phase sees weights quantized.
+        after_step: told the number of each step, counted from 0, whose phase sees weights quantized; says whether it
+            quantized them. None where they were seen so in the step itself.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class TrainState:
         dtype: torch.dtype,
         conditions: Mapping[str, str] | None = None,
         ranks: Ranks = ALONE,
-        after_step: Callable[[int], None] | None = None,
+        after_step: Callable[[int], bool] | None = None,
     ) -> None:
         self.model = model
         self.table = ParamTable.of(model)
@@ -52,6 +53,10 @@ class TrainState:
         self.spent = Spent()
         self.record = Record()
         self.conditions = Conditions(dict(conditions or {}))
+
+    def first_not_finite(self) -> str | None:
+        """Name the first weight with a value that is not finite."""
+        return next((name for name, weight in self.weights.items() if not weight.isfinite().all()), None)
 
     def average(self, progress: float) -> list[str]:
         """Fold the weights into the averages after a step; name those that took them."""

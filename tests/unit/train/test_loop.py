@@ -425,3 +425,38 @@ def test_what_whoever_watches_does_between_steps_is_no_training(tmp_path):
     run.train()
     assert run.state.spent.seconds < 0.2
     assert run.state.record.step_seconds.value < 0.2
+
+
+def test_quantization_between_steps_is_on_the_record_only_where_it_acted(tmp_path):
+    run = small_run(tmp_path, phase(1.0, TWICE, quantized=True), steps=6)
+    run.gradients.losses[True] = run.gradients.losses[False]
+    run.state.after_step = lambda step: step == 3
+    acted = run.train().state.record.features["qat"]
+    assert (acted.first_step, acted.last_step, acted.steps) == (4, 4, 1)
+
+
+def test_a_loss_that_is_not_finite_is_told_with_a_weight_before_a_penalty_fails_on_it(tmp_path):
+    def fail(step):
+        raise AssertionError
+
+    run = small_run(tmp_path, penalties=(fail,))
+    with torch.no_grad():
+        run.state.weights["embedding"].fill_(math.nan)
+    with pytest.raises(RunError, match="step 1: the loss is nan, weight 'embedding' is not finite"):
+        run.train()
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    run = small_run(tmp_path, steps=1)
+    step = run.state.optimizers.step
+
+    def spoil(progress):
+        rates = step(progress)
+        with torch.no_grad():
+            run.state.weights["embedding"][0, 0] = math.inf
+        return rates
+
+    run.state.optimizers.step = spoil
+    with pytest.raises(RunError, match=r"step 1: weight 'embedding' is not finite.*nothing was saved"):
+        run.train()
+    assert not run.plan.checkpoint_path.exists()
