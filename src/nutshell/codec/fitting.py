@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from nutshell.codec.bins import COST_UNITS, Bins
 from nutshell.codec.models import (
     NUM_RUNGS,
     PRECISION_BITS,
@@ -19,10 +20,6 @@ from nutshell.codec.models import (
     StaticModel,
     Support,
 )
-
-_COST_UNITS = 1 << 16  # times 24 bits and 2^30 codes stays below 2^53
-MAX_COUNTS = 1 << 24  # entries of the table of counts by row: 128 MB
-_ROUGH_SIZE = 1 << 12  # symbols from which one form and octaves of width must do: no quantizer makes so many
 
 
 @dataclass(frozen=True)
@@ -38,53 +35,40 @@ class Fit:
 def fit(symbols: Int[np.ndarray, "R C"], low: int) -> Fit:
     """Find the cheapest model that is one for all; `symbols` are codes less `low`, their minimum."""
     support = Support(low, size=int(symbols.max()) + 1)
-    total = count_symbols(symbols.reshape(1, -1), support.size)
-    histogram = StaticModel(support, Histogram.of(total[0]))
-    bell, cost = _fit_whole(total, support)
-    rough = float(total[0] @ prices(histogram.frequencies()))
-    costs = {histogram: model_bits(histogram, rough), bell: model_bits(bell, cost)}
-    model = min(costs, key=lambda model: costs[model])
+    counts = np.bincount(symbols.ravel(), minlength=support.size)
+    bins = Bins.of(support, counts)
+    models = (
+        StaticModel(support, Histogram.of(counts)),
+        StaticModel(support, _fit_whole(bins.count(symbols.reshape(1, -1)), bins)),
+    )
+    costs = [model_bits(model, counts[None]) for model in models]
     rows, columns = (np.zeros(count, np.int64) for count in symbols.shape)
-    return Fit(model, costs[model], rows, columns)
+    return Fit(models[int(np.argmin(costs))], min(costs), rows, columns)
 
 
-def _fit_whole(counts: Float[np.ndarray, "1 N"], support: Support) -> tuple[StaticModel, float]:
+def _fit_whole(counts: Float[np.ndarray, "1 B"], bins: Bins) -> Bell:
     """Fit one bell: first on the rungs that rows have, then on all rungs near the best, which is four times faster."""
-    bell, [rung], _ = _descend(_normal_bell(counts, support), _ladder(counts, support), counts, support)
+    bell, [rung], _ = _descend(_normal_bell(counts, bins), _ladder(counts, bins), counts, bins)
     near = np.arange(max(rung - RUNGS_PER_CLASS, 0), min(rung + RUNGS_PER_CLASS, NUM_RUNGS - 1) + 1)
-    bell, [rung], cost = _descend(bell, near, counts, support)
-    model = StaticModel(support, replace(bell, rung=int(rung)))
-    return model, cost
+    bell, [rung], _ = _descend(bell, near, counts, bins)
+    return replace(bell, rung=int(rung))
 
 
-def count_symbols(symbols: Int[np.ndarray, "R C"], size: int) -> Float[np.ndarray, "R N"]:
-    """Count symbols by row, or all together where that table would be too large."""
-    if len(symbols) * size > MAX_COUNTS:
-        symbols = symbols.reshape(1, -1)
-    places = symbols + size * np.arange(len(symbols))[:, None]
-    return np.bincount(places.ravel(), minlength=len(symbols) * size).reshape(-1, size).astype(np.float64)
+def model_bits(model: StaticModel, counts: Int[np.ndarray, "K N"]) -> float:
+    """Give what a model's table and some symbols cost, which are counted by class."""
+    units = np.rint(COST_UNITS * (PRECISION_BITS - np.log2(model.by_class())))
+    return 8 * len(model.to_bytes()) + float((counts * units).sum()) / COST_UNITS
 
 
-def prices(frequencies: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Give what each symbol costs, in units of cost."""
-    return np.rint(_COST_UNITS * (PRECISION_BITS - np.log2(frequencies)))
-
-
-def model_bits(model: StaticModel, cost: float) -> float:
-    """Add a model's table to what its codes cost, in bits."""
-    return 8 * len(model.to_bytes()) + cost / _COST_UNITS
-
-
-def _normal_bell(counts: Float[np.ndarray, "R N"], support: Support) -> Bell:
+def _normal_bell(counts: Float[np.ndarray, "R B"], bins: Bins) -> Bell:
     """A normal distribution around the mean; its rung means nothing yet."""
     totals = counts.sum(axis=0)
-    mean = support.low + float(totals @ np.arange(support.size)) / float(totals.sum())
-    return Bell(centre=round(4 * mean), shape=8, tail=8, rung=0)
+    return Bell(centre=round(4 * float(totals @ bins.middles) / float(totals.sum())), shape=8, tail=8, rung=0)
 
 
-def _ladder(counts: Float[np.ndarray, "R N"], support: Support) -> Int[np.ndarray, " K"]:
+def _ladder(counts: Float[np.ndarray, "R B"], bins: Bins) -> Int[np.ndarray, " K"]:
     """The rungs worth trying, a class apart: around those that normal rows of these deviations would have."""
-    places = np.arange(support.size)
+    places = bins.middles - bins.middles[0]
     sizes = counts.sum(axis=1)
     variances = counts @ places**2 / sizes - (counts @ places / sizes) ** 2
     narrowest, widest = (
@@ -92,21 +76,20 @@ def _ladder(counts: Float[np.ndarray, "R N"], support: Support) -> Int[np.ndarra
         for variance in (max(float(variances.min()), 0), float(variances.max()))
     )
     # Heavy tails want a bell narrower than their deviation says, flat codes a much wider one.
-    step = RUNGS_PER_CLASS if support.size <= _ROUGH_SIZE else 16
-    return np.arange(max(narrowest - 24, 0), min(widest + 49, NUM_RUNGS), step)
+    return np.arange(max(narrowest - 24, 0), min(widest + 49, NUM_RUNGS), RUNGS_PER_CLASS)
 
 
-def descend(counts: Float[np.ndarray, "R N"], support: Support) -> tuple[Bell, Int[np.ndarray, " R"], float]:
+def descend(counts: Float[np.ndarray, "R B"], bins: Bins) -> tuple[Bell, Int[np.ndarray, " R"], float]:
     """Find the cheapest bell for all rows but for its rung.
 
     Returns:
         The bell, the rung of each row, and the cost of the codes.
     """
-    return _descend(_normal_bell(counts, support), _ladder(counts, support), counts, support)
+    return _descend(_normal_bell(counts, bins), _ladder(counts, bins), counts, bins)
 
 
 def _descend(
-    bell: Bell, ladder: Int[np.ndarray, " K"], counts: Float[np.ndarray, "R N"], support: Support
+    bell: Bell, ladder: Int[np.ndarray, " K"], counts: Float[np.ndarray, "R B"], bins: Bins
 ) -> tuple[Bell, Int[np.ndarray, " R"], float]:
     """Improve shape and tail until no neighbour is cheaper, every row on its best rung of the ladder.
 
@@ -117,12 +100,10 @@ def _descend(
 
     def price(bell: Bell) -> float:
         if bell not in known:
-            known[bell] = _best_rungs(counts, prices(bell.at_rungs(ladder, support)))
+            known[bell] = best_lines(counts @ bins.prices(bell, ladder).T)
         return known[bell][0]
 
     def neighbours(bell: Bell) -> list[Bell]:
-        if support.size > _ROUGH_SIZE:
-            return [bell]
         forms = [(bell.shape + shape, bell.tail + tail) for shape in (0, -1, 1) for tail in (0, -1, 1)]
         return [replace(bell, shape=shape, tail=tail) for shape, tail in forms if Bell.is_possible(shape, tail)]
 
@@ -133,18 +114,11 @@ def _descend(
     return bell, ladder[choice], cost
 
 
-def _best_rungs(
-    counts: Float[np.ndarray, "R N"], lines: Float[np.ndarray, "K N"]
-) -> tuple[float, Int[np.ndarray, " R"]]:
-    """Choose for each row the line of prices that makes it cheapest, the price of saying so included."""
-    return best_lines(counts @ lines.T)
-
-
 def best_lines(costs: Float[np.ndarray, "R K"]) -> tuple[float, Int[np.ndarray, " R"]]:
     """Choose for each row the line that makes it cheapest, the price of saying so included; and the sum of costs."""
     choice = np.argmin(costs, axis=1)
     for _ in range(2 if len(costs) > 1 else 0):
         uses = np.bincount(choice, minlength=costs.shape[1])
-        saying_so = np.rint(_COST_UNITS * np.log2(len(costs) / (uses + 1 / 64)))
+        saying_so = np.rint(COST_UNITS * np.log2(len(costs) / (uses + 1 / 64)))
         choice = np.argmin(costs + saying_so, axis=1)
     return float(np.take_along_axis(costs, choice[:, None], axis=1).sum()), choice

@@ -141,8 +141,12 @@ class Bell:
 
     def at_rungs(self, rungs: Int[np.ndarray, " K"], support: Support) -> Int[np.ndarray, "K N"]:
         """Evaluate at every symbol, once for each of several rungs in place of its own."""
+        return normalised(self.weights(rungs, np.arange(support.low, support.low + support.size)))
+
+    def weights(self, rungs: Int[np.ndarray, " K"], integers: Int[np.ndarray, " N"]) -> Int[np.ndarray, "K N"]:
+        """Give the weight of some integers, once for each of several rungs in place of its own."""
         widths = (16 + rungs % 16) * np.ldexp(1 / 128, rungs // 16)
-        distances = np.abs(np.arange(support.low, support.low + support.size) - self.centre / 4)
+        distances = np.abs(integers - self.centre / 4)
         quarter_roots = np.sqrt(np.sqrt(distances / widths[:, None]))
         powers = np.ones_like(quarter_roots)
         for _ in range(self.shape):
@@ -150,7 +154,7 @@ class Bell:
         inverses = 1 + powers / 2.0**self.tail
         for _ in range(self.tail):
             inverses = np.minimum(inverses * inverses, 2.0**60)
-        return normalised(np.maximum(2.0**29 / inverses, 1).astype(np.int64))
+        return np.maximum(2.0**29 / inverses, 1).astype(np.int64)
 
     def to_bytes(self) -> bytes:
         """Write the table entry."""

@@ -1,15 +1,17 @@
 """Fit the widths of a plane of codes: a class for each row and each column; only an encoder comes here.
 
 The quantizer's step may fall from column to column and from row to row, and the codes widen as it does. A line
-leaves the common class if that saves more than saying so costs: rows first, then columns, then rows again.
+leaves the common class if that saves more than saying so costs. The bell's form and the classes depend on each other:
+they are chosen in turns, until that saves nothing, from two beginnings, rows first and columns first.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from nutshell.codec.fitting import MAX_COUNTS, Fit, best_lines, count_symbols, descend, fit, model_bits, prices
+from nutshell.codec.bins import COST_UNITS, MAX_COUNTS, Bins
+from nutshell.codec.fitting import Fit, best_lines, descend, fit, model_bits
 from nutshell.codec.models import (
     MIN_ROW_CODES,
     NUM_RUNGS,
@@ -21,102 +23,123 @@ from nutshell.codec.models import (
 )
 
 _MOST_CLASSES = 24  # to either side of where a class begins: six octaves
+_MOST_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class _Widths:
+    """A bell, the class of each row and column, and what it all costs but for the table, in units of cost."""
+
+    bell: Bell
+    rows: Int[np.ndarray, " R"]
+    columns: Int[np.ndarray, " C"]
+    cost: float
 
 
 def fit_plane(symbols: Int[np.ndarray, "R C"], low: int) -> Fit:
     """Find the cheapest widths; `symbols` are codes less `low`, their minimum."""
     support = Support(low, size=int(symbols.max()) + 1)
-    counts = count_symbols(symbols, support.size)
-    bell, rungs, _ = descend(counts, support)
-    rows = _classes(rungs, len(symbols))
-    bell = replace(bell, rung=int(rungs.min()))
-    columns = np.zeros(symbols.shape[1], np.int64)
-    if symbols.shape[0] >= MIN_ROW_CODES and symbols.shape[1] * support.size <= MAX_COUNTS:
-        bell, columns = _choose(bell, symbols.T, columns, rows, support)
-        bell, rows = _choose(bell, symbols, rows, columns, support)
-    return _assemble(bell, rows, columns, symbols, support)
+    bins = Bins.of(support, np.bincount(symbols.ravel(), minlength=support.size))
+    found = _improved(_rows_first(symbols, bins), symbols, bins)
+    if _may_differ(symbols.T, bins):
+        columns_first = _improved(_transposed(_rows_first(symbols.T, bins)), symbols, bins)
+        found = min(found, columns_first, key=lambda widths: widths.cost)
+    row_fit, column_fit = (fit(classes[None], low=0) for classes in (found.rows, found.columns))
+    model = StaticModel(support, PlaneBells(found.bell, row_fit.model, column_fit.model))
+    said = sum(each.bits - 8 * len(each.model.to_bytes()) for each in (row_fit, column_fit))
+    labels = np.arange(support.size)
+    counts = _count_by_sum(symbols, found.rows, found.columns, replace(bins, labels=labels, middles=labels))
+    return Fit(model, model_bits(model, counts) + said, found.rows, found.columns)
 
 
-def _classes(rungs: Int[np.ndarray, " K"], num_rows: int) -> Int[np.ndarray, " R"]:
-    return np.broadcast_to((rungs - rungs.min()) // RUNGS_PER_CLASS, num_rows).astype(np.int64)
+def _may_differ(symbols: Int[np.ndarray, "R C"], bins: Bins) -> bool:
+    """Say whether lines are long enough for widths of their own, and few enough to try."""
+    return symbols.shape[1] >= MIN_ROW_CODES and len(symbols) * len(bins.middles) <= MAX_COUNTS
 
 
-def _choose(
-    bell: Bell,
-    symbols: Int[np.ndarray, "R C"],
-    lines: Int[np.ndarray, " R"],
-    across: Int[np.ndarray, " C"],
-    support: Support,
-) -> tuple[Bell, Int[np.ndarray, " R"]]:
-    """Choose the class of each line anew, those across it given; the bell becomes the narrowest that is in use."""
-    first = bell.rung + RUNGS_PER_CLASS * int(across.min())
-    last = bell.rung + RUNGS_PER_CLASS * int(across.max())
+def _rows_first(symbols: Int[np.ndarray, "R C"], bins: Bins) -> _Widths:
+    """Give rows their widths as if columns had none."""
+    bell, rungs, _ = descend(bins.count(symbols), bins)
+    rows = np.broadcast_to((rungs - rungs.min()) // RUNGS_PER_CLASS, len(symbols)).astype(np.int64)
+    return _Widths(replace(bell, rung=int(rungs.min())), rows, np.zeros(symbols.shape[1], np.int64), np.inf)
+
+
+def _transposed(widths: _Widths) -> _Widths:
+    return replace(widths, rows=widths.columns, columns=widths.rows)
+
+
+def _improved(widths: _Widths, symbols: Int[np.ndarray, "R C"], bins: Bins) -> _Widths:
+    """Choose columns, rows and the bell's form in turns."""
+    best = _mended(widths, symbols, bins)
+    for _ in range(_MOST_ROUNDS):
+        widths = best
+        if _may_differ(symbols.T, bins):
+            widths = _transposed(_chosen(_transposed(widths), symbols.T, bins))
+        if _may_differ(symbols, bins):
+            widths = _chosen(widths, symbols, bins)
+        widths = _mended(widths, symbols, bins)
+        if widths.cost >= best.cost:
+            break
+        best = widths
+    return best
+
+
+def _chosen(widths: _Widths, symbols: Int[np.ndarray, "R C"], bins: Bins) -> _Widths:
+    """Choose the class of each row anew, those of columns given; the bell becomes the narrowest that is in use."""
+    bell, columns = widths.bell, widths.columns
+    first, last = (bell.rung + RUNGS_PER_CLASS * int(columns.min()), bell.rung + RUNGS_PER_CLASS * int(columns.max()))
     lowest = -min(_MOST_CLASSES, first // RUNGS_PER_CLASS)
-    highest = min(_MOST_CLASSES + int(lines.max()), (NUM_RUNGS - 1 - last) // RUNGS_PER_CLASS)
+    highest = min(_MOST_CLASSES + int(widths.rows.max()), (NUM_RUNGS - 1 - last) // RUNGS_PER_CLASS)
     offsets = np.arange(lowest, highest + 1)
     costs = np.zeros((len(symbols), len(offsets)))
-    for number in np.unique(across):
-        counts = count_symbols(symbols[:, across == number], support.size)
-        costs += counts @ prices(bell.at_rungs(bell.rung + RUNGS_PER_CLASS * (number + offsets), support)).T
-    _, choice = best_lines(costs)
-    chosen = offsets[choice]
-    return replace(bell, rung=bell.rung + RUNGS_PER_CLASS * int(chosen.min())), chosen - chosen.min()
-
-
-def _assemble(
-    bell: Bell,
-    rows: Int[np.ndarray, " R"],
-    columns: Int[np.ndarray, " C"],
-    symbols: Int[np.ndarray, "R C"],
-    support: Support,
-) -> Fit:
-    """Mend the bell's shape now that the classes are known, model the classes, and add up."""
-    counts = _count_by_sum(symbols, rows, columns, support)
-    ladder = RUNGS_PER_CLASS * np.arange(len(counts))
-    bell = _mended(bell, ladder, counts, support)
-    row_fit, column_fit = (fit(classes[None], low=0) for classes in (rows, columns))
-    model = StaticModel(support, PlaneBells(bell, row_fit.model, column_fit.model))
-    cost = float((counts * prices(bell.at_rungs(bell.rung + ladder, support))).sum())
-    said = sum(_class_bits(each) for each in (row_fit, column_fit))
-    return Fit(model, model_bits(model, cost) + said, rows, columns)
-
-
-def _class_bits(fitted: Fit) -> float:
-    """Give what the class numbers cost, without their table, which is part of the plane's."""
-    return fitted.bits - 8 * len(fitted.model.to_bytes())
-
-
-def _count_by_sum(
-    symbols: Int[np.ndarray, "R C"], rows: Int[np.ndarray, " R"], columns: Int[np.ndarray, " C"], support: Support
-) -> Float[np.ndarray, "K N"]:
-    """Count symbols by the sum of their row's class and their column's."""
-    counts = np.zeros((int(rows.max() + columns.max()) + 1, support.size))
     for number in np.unique(columns):
-        by_row = count_symbols(symbols[:, columns == number], support.size)
-        if len(by_row) == 1 < len(rows):  # too many symbols for a count by row
-            by_row = np.stack([np.bincount(row, minlength=support.size) for row in symbols[:, columns == number]])
-        np.add.at(counts, rows + number, by_row)
-    return counts
+        counts = bins.count(symbols[:, columns == number])
+        costs += counts @ bins.prices(bell, bell.rung + RUNGS_PER_CLASS * (number + offsets)).T
+    rows = offsets[best_lines(costs)[1]]
+    lowest = int(rows.min())
+    # Where all columns have a class in common, it is the rows'.
+    bell = replace(bell, rung=bell.rung + RUNGS_PER_CLASS * lowest)
+    return replace(widths, bell=bell, rows=rows - lowest)
 
 
-def _mended(bell: Bell, ladder: Int[np.ndarray, " K"], counts: Float[np.ndarray, "K N"], support: Support) -> Bell:
-    """Move shape, tail, rung and centre to the cheapest neighbour until there is none."""
+def _mended(widths: _Widths, symbols: Int[np.ndarray, "R C"], bins: Bins) -> _Widths:
+    """Move the bell's form, rung and centre to the cheapest neighbour until there is none, and add up."""
+    counts = _count_by_sum(symbols, widths.rows, widths.columns, bins)
+    ladder = RUNGS_PER_CLASS * np.arange(len(counts))
 
-    def price(candidate: Bell) -> float:
-        return float((counts * prices(candidate.at_rungs(candidate.rung + ladder, support))).sum())
+    def price(bell: Bell) -> float:
+        return float((counts * bins.prices(bell, bell.rung + ladder)).sum())
 
-    best, cost = bell, price(bell)
+    best, cost = widths.bell, price(widths.bell)
     while True:
         moves = [
             replace(best, **{name: getattr(best, name) + step})
             for name in ("shape", "tail", "rung", "centre")
             for step in (-1, 1)
         ]
-        moves = [move for move in moves if _is_possible(move, int(ladder[-1]))]
-        found = min(moves, key=price)
+        found = min((move for move in moves if _is_possible(move, int(ladder[-1]))), key=price)
         if price(found) >= cost:
-            return best
+            break
         best, cost = found, price(found)
+    said = sum(_entropy_bits(classes) for classes in (widths.rows, widths.columns))
+    return replace(widths, bell=best, cost=cost + COST_UNITS * said)
+
+
+def _count_by_sum(
+    symbols: Int[np.ndarray, "R C"], rows: Int[np.ndarray, " R"], columns: Int[np.ndarray, " C"], bins: Bins
+) -> Float[np.ndarray, "K B"]:
+    """Count symbols by the sum of their row's class and their column's."""
+    counts = np.zeros((int(rows.max() + columns.max()) + 1, len(bins.middles)))
+    for of_row in np.unique(rows):
+        part = symbols[rows == of_row]
+        for of_column in np.unique(columns):
+            counts[of_row + of_column] += bins.count(part[:, columns == of_column].reshape(1, -1))[0]
+    return counts
+
+
+def _entropy_bits(classes: Int[np.ndarray, " N"]) -> float:
+    counts = np.bincount(classes)
+    return float(sum(count * np.log2(len(classes) / count) for count in counts.tolist() if count))
 
 
 def _is_possible(bell: Bell, reach: int) -> bool:

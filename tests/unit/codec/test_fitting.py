@@ -40,7 +40,7 @@ def num_odd(classes):
 def test_rows_that_differ_in_width_get_rungs_of_their_own():
     codes = codec_arrays.rows_of_many_widths()
     fitted = fit_as_plane(codes)
-    assert num_odd(fitted.columns) <= 2
+    assert num_odd(fitted.columns) <= 4
     # Widths double from row to row, seven in turn: four quarter octaves each, one more or less by chance.
     steps = np.diff(fitted.rows[:7])
     assert set(steps) <= {2, 3, 4, 5, 6}
