@@ -26,6 +26,9 @@ class MuonConfig(Config, frozen=True):
         quintics(self.coefficients, self.steps)
 
 
+DECAYS = ("matrix_weight_decay", "embed_weight_decay", "scalar_weight_decay")
+
+
 class OptimConfig(Config, frozen=True):
     """Learning rates and weight decays by role, Muon's and AdamW's constants, and how they change over the run.
 
@@ -53,7 +56,7 @@ class OptimConfig(Config, frozen=True):
     def __post_init__(self) -> None:
         for name in ("lr_curve", "momentum"):
             check_curve(name, getattr(self, name), 0.0, 1.0)
-        for name in ("matrix_weight_decay", "embed_weight_decay", "scalar_weight_decay"):
+        for name in DECAYS:
             check_curve(name, getattr(self, name), 0.0, LARGEST_DECAY)
         if not any(values_of(self.lr_curve)):
             raise ValueError("lr_curve is 0 throughout: nothing would be trained")
@@ -65,3 +68,8 @@ class OptimConfig(Config, frozen=True):
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.grad_clip is not None and self.grad_clip <= 0:
             raise ValueError(f"grad_clip must be positive, got {self.grad_clip}")
+
+    def scheduled_decays(self) -> dict[str, Curve]:
+        """Give the weight decays that change over the run, by name."""
+        decays: dict[str, Curve] = {name: getattr(self, name) for name in DECAYS}
+        return {name: curve for name, curve in decays.items() if isinstance(curve, tuple)}

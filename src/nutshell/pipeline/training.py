@@ -361,4 +361,4 @@ class Told:
 def _never_active(plan: Plan, state: TrainState) -> list[str]:
     """Name what was scheduled and had no step."""
     scheduled = [*(phase.name for phase in plan.phases), *state.averages, *([QAT] if plan.config.qat else [])]
-    return state.record.never_active(scheduled)
+    return state.record.never_active([*scheduled, *state.optimizers.config.scheduled_decays()])

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nutshell.config.curve import value_at
 from nutshell.errors import RunError
 from nutshell.model.depth import DepthSchedule
 from nutshell.ranks import Ranks
@@ -90,7 +91,11 @@ def train(
             step_seconds, spent.seconds = seconds - spent.seconds, seconds
             row = _row(spent, now, nats, rates, step_seconds, phase, number, schedule)
             for warning in _note(
-                state, row, [phase.name, *averaged, *([QAT] if quantized else [])], before=now, plan=plan
+                state,
+                row,
+                [phase.name, *averaged, *([QAT] if quantized else []), *_decays(state, now)],
+                before=now,
+                plan=plan,
             ):
                 on_warning(warning)
             on_row(row)
@@ -113,6 +118,12 @@ def train(
         _save(plan, state, ranks, saved_at)
         if ranks.any(interrupted()):
             raise _stopped(plan, spent, ranks)
+
+
+def _decays(state: TrainState, now: float) -> list[str]:
+    """Name the scheduled weight decays that act at a moment."""
+    decays = state.optimizers.config.scheduled_decays()
+    return [name for name, curve in decays.items() if value_at(curve, now) > 0]
 
 
 def _stopped(plan: Plan, spent: Spent, ranks: Ranks) -> Interrupted:

@@ -460,3 +460,11 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     with pytest.raises(RunError, match=r"step 1: weight 'embedding' is not finite.*nothing was saved"):
         run.train()
     assert not run.plan.checkpoint_path.exists()
+
+
+def test_a_weight_decay_that_begins_late_is_on_the_record_from_there(tmp_path):
+    decay = ((0.0, 0.0), (0.5, 0.0), (1.0, 0.1))
+    run = small_run(tmp_path, steps=6, optim={"matrix_weight_decay": decay})
+    acted = run.train().state.record.features
+    assert (acted["matrix_weight_decay"].first_step, acted["matrix_weight_decay"].last_step) == (5, 6)
+    assert "scalar_weight_decay" not in acted
