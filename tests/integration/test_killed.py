@@ -20,8 +20,14 @@ batch_size = 4
 seq_len = 32
 compile = "never"
 checkpoint_seconds = 0.001
+micro_batch_size = 2
 averages = [{{ kind = "ema", decay = 0.9 }}, {{ kind = "swa", start = 0.5, every = 3 }}]
-phases = [{{ until = 0.3, seq_len = 16 }}, {{ until = 0.6, schedules = ["0-2", "0 (1)x2 2"] }}]
+phases = [
+  {{ until = 0.3, seq_len = 16, qat = false }},
+  {{ until = 0.6, schedules = ["0-2", "0 (1)x2 2"] }},
+]
+qat = {{ kind = "noise", rate_bits = 4.0 }}
+penalties = [{{ kind = "rate", weight = 0.001, rate_bits = 4.0, every = 4 }}]
 budget = {{ steps = {STEPS} }}
 [pack]
 budget_bytes = 60_000
@@ -97,4 +103,4 @@ def test_what_was_scheduled_and_never_acted_is_an_error_at_the_end(folder):
     assert "'phase until 1' was scheduled and never acted in 2 steps; mend the recipe" in said
     assert (folder / "never/weights.safetensors").exists()
     receipt = read_json(folder / "never/run.json")
-    assert set(receipt["features"]) == {"phase until 0.3", "phase until 0.6", "ema"}
+    assert set(receipt["features"]) == {"phase until 0.3", "phase until 0.6", "ema", "qat"}

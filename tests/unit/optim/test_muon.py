@@ -7,30 +7,39 @@ from nutshell.optim.config import MuonConfig
 from nutshell.optim.muon import Muon, equalise_rows
 from optim_matrices import give_gradients, rows, step
 
+# As published: Jordan et al. 2024; Amsel et al. 2025, a triple a step.
 JORDAN = (3.4445, -4.7750, 2.0315)
+POLAR_EXPRESS = [
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+]
 
 
 def muon_of(table, *, lr=0.1, dtype=torch.float32, **config):
     return Muon(table, MuonConfig(**config), lr=lr, dtype=dtype)
 
 
-def reference_update(update, row_norm):
+def reference_update(update, row_norm, triples, margin):
     """The formula on one matrix in fp64, with loops where the code has stacks."""
     if row_norm:
         for row in update:
             row /= max(float(np.sqrt((row * row).sum())), 1e-7)
-    x = update / (np.sqrt((update * update).sum()) + 1e-7)
-    a, b, c = JORDAN
-    for _ in range(5):
+    x = update / (np.sqrt((update * update).sum()) * (1 + margin) + 1e-7)
+    for a, b, c in triples:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x * max(1.0, update.shape[0] / update.shape[1]) ** 0.5
 
 
 @pytest.mark.parametrize("row_norm", [False, True])
-def test_it_is_its_formula_and_treats_stacked_matrices_apart(row_norm):
+@pytest.mark.parametrize(
+    ("coefficients", "triples", "margin"),
+    [("jordan", [JORDAN] * 5, 0.0), ("jordan", [JORDAN] * 2, 0.0), ("polar_express", POLAR_EXPRESS, 0.02)],
+)
+def test_it_is_its_formula_and_treats_stacked_matrices_apart(row_norm, coefficients, triples, margin):
     table = rows([(4, 6), (6, 4), (4, 6), (5, 5)])
-    muon = muon_of(table, row_norm=row_norm)
+    muon = muon_of(table, row_norm=row_norm, coefficients=coefficients, steps=len(triples))
     momenta = [np.zeros(row.shape) for row in table]
     expected = [row.value.detach().double().numpy().copy() for row in table]
     for number in range(3):
@@ -38,7 +47,7 @@ def test_it_is_its_formula_and_treats_stacked_matrices_apart(row_norm):
         for i, row in enumerate(table):
             grad = row.value.grad.double().numpy()
             momenta[i] = 0.9 * momenta[i] + grad
-            direction = reference_update(grad + 0.9 * momenta[i], row_norm)
+            direction = reference_update(grad + 0.9 * momenta[i], row_norm, triples, margin)
             expected[i] = (1 - 0.1 * 0.5 * 0.25) * expected[i] - 0.1 * 0.5 * direction
         step(muon, lr_scale=0.5, momentum=0.9, weight_decay=0.25)
     for row, value in zip(table, expected, strict=True):

@@ -179,3 +179,19 @@ def test_state_restores_the_optimizers_exactly(muon):
     restored.step(0.8)
     for name, value in model.named_parameters():
         assert torch.equal(value, dict(again.named_parameters())[name]), name
+
+
+@pytest.mark.parametrize(
+    ("role", "rate", "decay"),
+    [("embedding", 0.25, 0.5), ("head", 0.25, 0.5), ("gain", 0.125, 1.0), ("gate", 0.125, 1.0)],
+)
+def test_roles_have_the_rates_and_decays_of_their_own(role, rate, decay):
+    """The first step of AdamW moves every value by its rate, after a decay by rate times decay."""
+    table = ParamTable(tuple(rows([(3, 4)], role=role)))
+    (row,) = table
+    with torch.no_grad():
+        row.value.fill_(1.0)
+    row.value.grad = torch.full((3, 4), 2.0)
+    rates = {"embed_lr": 0.25, "scalar_lr": 0.125, "embed_weight_decay": 0.5, "scalar_weight_decay": 1.0}
+    optimizers_of(table, **rates).step(progress=0.0)
+    torch.testing.assert_close(row.value.detach(), torch.full((3, 4), (1 - rate * decay) - rate))
