@@ -43,17 +43,17 @@ def on_lattice(scale: Float[Tensor, " R"], least: Float[Tensor, " R"]) -> Float[
         scale: as they should be; zero for a row of zeros.
         least: what a row's may not be below.
     """
+    # Without a branch, for a training compiles this: a matrix of zeros takes the lattice about 1 and drops it at the end.
     empty = scale == 0
-    if empty.all():
-        return stored(scale)
-    octaves = torch.where(empty, scale[~empty].median(), scale).log2()
+    usual = torch.where(empty, torch.nan, scale).nanmedian().nan_to_num(1.0)
+    octaves = torch.where(empty, usual, scale).log2()
     middle = octaves.median()
     lowest_place = ((least.log2() - middle) * ROW_STEPS_PER_OCTAVE).ceil()
     places = torch.maximum(((octaves - middle) * ROW_STEPS_PER_OCTAVE).round(), lowest_place)
     # The smallest is rounded to fp16 first and all others are counted from there: the coder finds them again by it.
     first = places.min()
     base = stored((middle + first / ROW_STEPS_PER_OCTAVE).exp2()).double()
-    return stored(base * ((places - first) / ROW_STEPS_PER_OCTAVE).exp2())
+    return torch.where(empty.all(), stored(scale), stored(base * ((places - first) / ROW_STEPS_PER_OCTAVE).exp2()))
 
 
 def spread(scale: Float[Tensor, "..."], rows: int, cols: int) -> Float[Tensor, "R C"]:
