@@ -163,7 +163,8 @@ class _Pass(TorchFunctionMode):
             with self:
                 logits = self._model(torch.from_numpy(tokens).to(device), schedule)
             assert self._last is not None
-            head = self._last
+            # Hooks in the graph hold this pass: were it to hold the graph too, no collector would find the circle.
+            head, self._last = self._last, None
             (slopes,) = torch.autograd.grad(logits, head.y, torch.ones_like(logits), retain_graph=True)
         probabilities = logits.detach().softmax(dim=-1)
         self._read_head(head, (slopes.square() * probabilities * (1 - probabilities)).flatten(0, 1))

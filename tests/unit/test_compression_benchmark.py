@@ -1,0 +1,122 @@
+"""benchmarks/compression.py on a tiny run: every stack packs, and the answer is that of the curves."""
+
+import importlib.util
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nutshell.errors import UsageError
+from nutshell.model.lm import LM
+from nutshell.recipe import resolve
+from tiny_text import write_tiny
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+REST = """
+[train]
+batch_size = 4
+seq_len = 20
+budget = { steps = 1 }
+[pack]
+budget_bytes = 23_000
+rules = [{ kind = "rtn", roles = ["matrix"] }]
+[score]
+stride = 10
+"""
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """The benchmark, which imports the files beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location("compression_benchmark", BENCHMARKS / "compression.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def trained(benchmark):
+    return sys.modules["compression_trained"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = write_tiny(tmp_path_factory.mktemp("compression"), REST)
+    resolved = resolve(str(folder / "small.toml"))
+    model = LM(resolved.recipe.model, [resolved.recipe.final_schedule])
+    model.init_weights(0)
+    generator = torch.Generator().manual_seed(1)
+    weights = {name: v + 0.1 * torch.randn(v.shape, generator=generator) for name, v in model.state_dict().items()}
+    made = folder / "run"
+    made.mkdir()
+    (made / "recipe.toml").write_text(resolved.toml())
+    (made / "tokenizer.model").write_bytes((folder / "data" / "tokenizer.model").read_bytes())
+    save_file(weights, made / "weights.safetensors")
+    return made, folder / "data"
+
+
+def test_every_stack_packs_a_tiny_run(benchmark, trained, run, monkeypatch, tmp_path, capsys):
+    settings = trained.Settings(
+        calibration_tokens=400, matrix_sigmas=(12.85,), table_sigmas=(20.0,), rates=(2.5, 4.0), states=(8,)
+    )
+    monkeypatch.setattr(trained, "Settings", lambda: settings)
+    made, data = run
+    benchmark.main(run=made, data=data, json=True, out=tmp_path / "found.json")
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert json.loads((tmp_path / "found.json").read_text()).items() >= report.items()
+    rows = report["results"]
+    assert [(row["packer"], row["coder"]) for row in rows[:3]] == [
+        ("rtn int8", "zlib"),
+        ("trellis 8", "trellis8"),
+        ("trellis 8", "trellis8"),
+    ]
+    assert [row["coder"] for row in rows[3:]] == 2 * ["brotli", "ans", "xz"]
+    assert captured.err.count("\n") == len(rows)
+    by_coder = rows[3:6]
+    assert len({row["bpb"] for row in by_coder}) == 1  # the same codes
+    assert len({row["num_bytes"] for row in by_coder}) == 3
+    assert rows[1]["num_bytes"] < rows[2]["num_bytes"] < rows[0]["num_bytes"]
+    assert rows[1]["predicted_nats"] > rows[2]["predicted_nats"] > rows[0]["predicted_nats"] > 0
+    assert all(math.isfinite(row["gap_bits"]) for row in rows)
+
+
+def row(trained, packer, num_bytes, bpb, setting=""):
+    coder = "brotli" if packer == "gptq" else "trellis8"
+    return trained.Measured(packer, coder, setting, num_bytes, 3.0, 0.1, 0.01, bpb, 1.0, 0.1)
+
+
+def test_bytes_are_compared_at_equal_bits_per_byte(trained):
+    field = [row(trained, "gptq", size, bpb) for size, bpb in ((500, 1.6), (1000, 1.5), (2000, 1.4), (1500, 1.55))]
+    field[1] = replace(field[1], setting="inputs 12.85 / 20")
+    ours = [row(trained, "trellis 8", size, bpb) for size, bpb in ((400, 1.6), (1600, 1.4))]
+    found = trained.answer([*field, *ours])
+    assert found["fewer_bytes_percent_at_equal_bpb"] == pytest.approx(20.0)  # 800 in the middle, by logarithms
+    assert (found["equal_bpb"], found["points"]) == (1.5, [3, 2])
+    assert (found["least_percent"], found["most_percent"]) == (pytest.approx(20.0), pytest.approx(20.0))
+    assert found["percent_by_packer"] == {"trellis 8": pytest.approx(20.0)}
+
+
+def test_curves_that_do_not_meet_have_no_answer(trained):
+    rows = [row(trained, "gptq", 1000, 1.5, "inputs 12.85 / 20"), row(trained, "trellis 8", 900, 1.4)]
+    found = trained.answer(rows)
+    assert found["fewer_bytes_percent_at_equal_bpb"] is None
+    assert found["least_percent"] is None
+
+
+def test_one_source_is_asked_for(benchmark):
+    with pytest.raises(UsageError, match="give one of"):
+        benchmark.main()
+    with pytest.raises(UsageError, match="--data"):
+        benchmark.main(run=Path("run"))
+
+
+def test_the_recipe_of_the_larger_weights_resolves(benchmark):
+    assert resolve(str(benchmark.RECIPE)).recipe.train.budget.seconds == 1500
