@@ -43,7 +43,7 @@ def on_lattice(scale: Float[Tensor, " R"], least: Float[Tensor, " R"]) -> Float[
         scale: as they should be; zero for a row of zeros.
         least: what a row's may not be below.
     """
-    # Without a branch, for a training compiles this: a matrix of zeros takes the lattice about 1 and drops it at the end.
+    # Without a branch, for a training compiles this: a matrix of zeros takes a lattice about 1 and drops it at the end.
     empty = scale == 0
     usual = torch.where(empty, torch.nan, scale).nanmedian().nan_to_num(1.0)
     octaves = torch.where(empty, usual, scale).log2()
