@@ -147,14 +147,19 @@ class Bell:
         """Give the weight of some integers, once for each of several rungs in place of its own."""
         widths = (16 + rungs % 16) * np.ldexp(1 / 128, rungs // 16)
         distances = np.abs(integers - self.centre / 4)
-        quarter_roots = np.sqrt(np.sqrt(distances / widths[:, None]))
-        powers = np.ones_like(quarter_roots)
-        for _ in range(self.shape):
-            powers = np.minimum(powers * quarter_roots, 2.0**30)
-        inverses = 1 + powers / 2.0**self.tail
+        quarter_roots = distances / widths[:, None]
+        np.sqrt(quarter_roots, out=quarter_roots)
+        np.sqrt(quarter_roots, out=quarter_roots)
+        powers = np.minimum(quarter_roots, 2.0**30)
+        for _ in range(self.shape - 1):
+            powers *= quarter_roots
+            np.minimum(powers, 2.0**30, out=powers)
+        powers /= 2.0**self.tail
+        powers += 1
         for _ in range(self.tail):
-            inverses = np.minimum(inverses * inverses, 2.0**60)
-        return np.maximum(2.0**29 / inverses, 1).astype(np.int64)
+            powers *= powers
+            np.minimum(powers, 2.0**60, out=powers)
+        return np.maximum(2.0**29 / powers, 1).astype(np.int64)
 
     def to_bytes(self) -> bytes:
         """Write the table entry."""

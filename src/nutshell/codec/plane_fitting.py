@@ -86,20 +86,18 @@ def _improved(widths: _Widths, symbols: Int[np.ndarray, "R C"], bins: Bins) -> _
 
 def _chosen(widths: _Widths, symbols: Int[np.ndarray, "R C"], bins: Bins) -> _Widths:
     """Choose the class of each row anew, those of columns given; the bell becomes the narrowest that is in use."""
-    bell, columns = widths.bell, widths.columns
-    first, last = (bell.rung + RUNGS_PER_CLASS * int(columns.min()), bell.rung + RUNGS_PER_CLASS * int(columns.max()))
-    lowest = -min(_MOST_CLASSES, first // RUNGS_PER_CLASS)
-    highest = min(_MOST_CLASSES + int(widths.rows.max()), (NUM_RUNGS - 1 - last) // RUNGS_PER_CLASS)
+    bell, reach = widths.bell, int(widths.columns.max())
+    lowest = -min(_MOST_CLASSES, bell.rung // RUNGS_PER_CLASS)
+    highest = min(_MOST_CLASSES + int(widths.rows.max()), (NUM_RUNGS - 1 - bell.rung) // RUNGS_PER_CLASS - reach)
     offsets = np.arange(lowest, highest + 1)
+    prices = bins.prices(bell, bell.rung + RUNGS_PER_CLASS * np.arange(lowest, highest + reach + 1))
     costs = np.zeros((len(symbols), len(offsets)))
-    for number in np.unique(columns):
-        counts = bins.count(symbols[:, columns == number])
-        costs += counts @ bins.prices(bell, bell.rung + RUNGS_PER_CLASS * (number + offsets)).T
+    for number in np.unique(widths.columns).tolist():
+        counts = bins.count(symbols[:, widths.columns == number])
+        costs += counts @ prices[number : number + len(offsets)].T
     rows = offsets[best_lines(costs)[1]]
-    lowest = int(rows.min())
-    # Where all columns have a class in common, it is the rows'.
-    bell = replace(bell, rung=bell.rung + RUNGS_PER_CLASS * lowest)
-    return replace(widths, bell=bell, rows=rows - lowest)
+    narrowest = int(rows.min())
+    return replace(widths, bell=replace(bell, rung=bell.rung + RUNGS_PER_CLASS * narrowest), rows=rows - narrowest)
 
 
 def _mended(widths: _Widths, symbols: Int[np.ndarray, "R C"], bins: Bins) -> _Widths:

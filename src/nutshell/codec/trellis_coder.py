@@ -104,12 +104,11 @@ class _SubsetTables:
     """Frequencies of a plane's levels within each remainder by 4."""
 
     def __init__(self, model: StaticModel) -> None:
-        self._by_class = model.by_class()
-        low, high = model.support.low, model.support.low + model.support.size - 1
+        low = model.support.low
         self.lowest = [low + (subset - low) % NUM_SUBSETS for subset in range(NUM_SUBSETS)]
-        self._possible = [lowest <= high for lowest in self.lowest]
-        self._low = low
-        self._known: dict[tuple[int, int], Int[np.ndarray, " N"]] = {}
+        by_class = model.by_class().astype(np.int64)
+        restricted = [by_class[:, lowest - low :: NUM_SUBSETS] for lowest in self.lowest]
+        self._tables = [normalised(each) if each.size else None for each in restricted]
 
     def frequencies(self, number: int, subset: int) -> Int[np.ndarray, " N"]:
         """Give those of a class and a subset.
@@ -117,10 +116,6 @@ class _SubsetTables:
         Raises:
             ArtifactError: the subset has no level.
         """
-        if not self._possible[subset]:
+        if (table := self._tables[subset]) is None:
             raise ArtifactError("a coded section's path leads to levels that it does not have")
-        key = (number, subset)
-        if key not in self._known:
-            restricted = self._by_class[number, self.lowest[subset] - self._low :: NUM_SUBSETS]
-            self._known[key] = normalised(restricted[None].astype(np.int64))[0]
-        return self._known[key]
+        return table[number]
