@@ -17,7 +17,7 @@ def _takes(chain, array):
     """`ans` codes integers; a transform may make some of other things."""
     if chain[-1] != "ans" or array.dtype.kind in "iu":
         return True
-    return chain[0] in ("shuffle", "bitplanes") or (chain[0], array.itemsize) == ("bits", 2)
+    return chain[0] in ("shuffle", "bitplanes", "sort_rows") or (chain[0], array.itemsize) == ("bits", 2)
 
 
 SCALES = np.exp(codec_arrays.noise(2000) / 4 - 4).astype(np.float16)

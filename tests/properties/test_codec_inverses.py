@@ -8,10 +8,22 @@ from hypothesis.extra import numpy as npst
 import ans_reference
 from nutshell.codec.chain import decode, encode
 from nutshell.codec.fitting import fit
+from nutshell.codec.trellis_code import POLYNOMIALS, subsets
 
 SHAPES = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=40)
 ANY_CHAIN = st.sampled_from(
-    [("brotli",), ("lzma",), ("raw",), ("shuffle", "brotli"), ("bits", "raw"), ("bits", "shuffle", "raw")]
+    [
+        ("brotli",),
+        ("lzma",),
+        ("zstd",),
+        ("raw",),
+        ("shuffle", "brotli"),
+        ("bits", "raw"),
+        ("bits", "shuffle", "raw"),
+        ("transpose", "shuffle", "zstd"),
+        ("bitplanes", "ans"),
+        ("sort_rows", "ans"),
+    ]
 )
 INTEGER_DTYPES = st.sampled_from(["int8", "uint8", "int16", "uint16", "int32", "uint32"])
 
@@ -56,3 +68,24 @@ def test_entropy_coding_is_an_exact_inverse_and_never_dearer_than_its_model_says
 def test_the_written_format_is_what_the_encoder_writes(array):
     if array.size:
         assert ans_reference.decode(encode(array, ("ans",)), array.shape) == array.ravel().tolist()
+
+
+@st.composite
+def levels(draw):
+    """Levels of any spread that follow the trellis of some states."""
+    states = draw(st.sampled_from(sorted(POLYNOMIALS)))
+    shape = (draw(st.integers(1, 40)), draw(st.integers(1, 40)))
+    path = draw(npst.arrays(np.uint8, shape, elements=st.integers(0, draw(st.sampled_from([0, 1])))))
+    reach = draw(st.sampled_from([0, 1, 3, 20, 2000]))
+    indices = draw(npst.arrays(np.int16, shape, elements=st.integers(-reach, reach)))
+    return states, 4 * indices + subsets(path, states)
+
+
+@given(levels())
+@settings(deadline=None, max_examples=150)
+def test_levels_of_a_trellis_are_coded_exactly_and_as_the_format_says(case):
+    states, array = case
+    payload = encode(array, (f"trellis{states}",))
+    np.testing.assert_array_equal(decode(payload, (f"trellis{states}",), array.dtype, array.shape), array, strict=True)
+    if array.size <= 200:
+        assert ans_reference.decode_trellis(payload, array.shape, *POLYNOMIALS[states]) == array.ravel().tolist()

@@ -7,7 +7,9 @@ from nutshell.errors import ArtifactError
 
 @pytest.mark.parametrize("chain", [("zip",), ("shuffle",), ("ans", "shuffle"), ("zip", "ans"), ("raw", "raw")])
 def test_an_unknown_chain_is_refused_by_name(chain):
-    parts = "transforms shuffle, bits, transpose, bitplanes, then one of ans, brotli, lzma, zstd, raw, trellis4"
+    parts = (
+        "transforms shuffle, bits, transpose, bitplanes, sort_rows, then one of ans, brotli, lzma, zstd, raw, trellis"
+    )
     with pytest.raises(ArtifactError, match=f"this version has {parts}"):
         decode(b"", chain, np.dtype(np.int8), (0,))
 
