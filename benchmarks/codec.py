@@ -4,8 +4,8 @@
 
 Sources: normal codes at three steps; normal and heavy-tailed rows (Student t, 5 degrees of freedom) as int6 whose range
 ends at the largest magnitude of each row; rows, and rows and columns, of different deviation under one common step; and
-levels of a trellis at 0.22 standard deviations. With `--weights`, the matrices of a file are sources too, rounded and by
-a trellis of 8 states, on `rate` at 3 bits a weight (or `--rate`).
+levels of a trellis at 0.22 standard deviations. With `--weights`, the matrices of a file are sources too, rounded and
+by a trellis of 8 states, on `rate` at 3 bits a weight (or `--rate`).
 
 Beside the bits stands the entropy: of the histogram of all codes, for levels given the subset, and a path bit each.
 Seconds are processor seconds, the median of the repeats. A coder's ratios to the source's first coder are taken within
