@@ -8,13 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from nutshell.errors import UsageError
-from nutshell.model.lm import LM
 from nutshell.recipe import resolve
-from tiny_text import write_tiny
+from tiny_text import write_moved_run, write_tiny
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 REST = """
@@ -49,16 +46,7 @@ def trained(benchmark):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = write_tiny(tmp_path_factory.mktemp("compression"), REST)
-    resolved = resolve(str(folder / "small.toml"))
-    model = LM(resolved.recipe.model, [resolved.recipe.final_schedule])
-    model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    weights = {name: v + 0.1 * torch.randn(v.shape, generator=generator) for name, v in model.state_dict().items()}
-    made = folder / "run"
-    made.mkdir()
-    (made / "recipe.toml").write_text(resolved.toml())
-    (made / "tokenizer.model").write_bytes((folder / "data" / "tokenizer.model").read_bytes())
-    save_file(weights, made / "weights.safetensors")
+    made = write_moved_run(folder)
     return made, folder / "data"
 
 

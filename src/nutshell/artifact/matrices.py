@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nutshell.codec.planes import CodePlanes
 from nutshell.nn.params import Role
+from nutshell.quant import trellis
 from nutshell.quant.config import GptqConfig, QuantRule, TrellisConfig
 from nutshell.quant.feedback import Feedback
 from nutshell.quant.grids import SlopeGrid
@@ -18,8 +19,6 @@ from nutshell.quant.precision import Precision
 from nutshell.quant.quantizing import dequantize, quantize
 from nutshell.quant.statistics import Statistics
 from nutshell.quant.workers import in_order
-
-_DAMPING = 0.01  # of a trellis with feedback, as in quant/trellis.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +99,6 @@ def _variances(rule: QuantRule, statistics: Statistics) -> Float[Tensor, " C"]:
     The mean of their logarithms does not depend on the order of the columns: it is that of the determinant.
     """
     if isinstance(rule, GptqConfig) or (isinstance(rule, TrellisConfig) and rule.feedback):
-        damping = rule.damping if isinstance(rule, GptqConfig) else _DAMPING
+        damping = rule.damping if isinstance(rule, GptqConfig) else trellis.DAMPING
         return Feedback.of(statistics.hessian, act_order=False, damping=damping).conditional_variances()
     return statistics.hessian.diagonal()

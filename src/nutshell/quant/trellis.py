@@ -27,7 +27,7 @@ from nutshell.quant.viterbi import best_levels
 
 METHOD = "trellis"
 # Of feedback, as in GPTQ.
-_DAMPING, _BLOCK = 0.01, 128
+DAMPING, _BLOCK = 0.01, 128
 # What a level may cost more than zero does: no static model makes the rarest of them much dearer.
 _DEAREST_BITS = 16.0
 
@@ -45,7 +45,7 @@ def quantize(
         assert statistics is not None, "a trellis with feedback needs a calibration"
         # Steps by slope pay for the determinant of the Hessian in any order; from left to right did best (docs/log.md).
         act_order = not isinstance(rule.grid, SlopeGrid)
-        feedback = Feedback.of(statistics.hessian, act_order=act_order, damping=_DAMPING)
+        feedback = Feedback.of(statistics.hessian, act_order=act_order, damping=DAMPING)
     variances = None if feedback is None else feedback.conditional_variances()
     levels = _halved(rule.grid.fit(weight, statistics=statistics, precision=precision, variances=variances))
     rows = torch.from_numpy(_order(levels.scale.numpy()))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nutshell import verbs
 from nutshell.artifact.load import load
@@ -19,7 +19,7 @@ from nutshell.pipeline.packing import pack_run
 from nutshell.recipe import resolve
 from nutshell.report.explain_tables import explain_view
 from nutshell.report.terminal import THEME
-from tiny_text import write_tiny
+from tiny_text import write_moved_run, write_tiny
 
 REST = """
 [train]
@@ -38,19 +38,10 @@ stride = 10
 def run(tmp_path_factory):
     """A packed run of a model that was not trained, but moved off its first values."""
     folder = write_tiny(tmp_path_factory.mktemp("explain"), REST)
-    resolved = resolve(str(folder / "small.toml"))
-    model = LM(resolved.recipe.model, [resolved.recipe.final_schedule])
-    model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    weights = {name: v + 0.1 * torch.randn(v.shape, generator=generator) for name, v in model.state_dict().items()}
-    made = folder / "run"
-    made.mkdir()
-    (made / "recipe.toml").write_text(resolved.toml())
-    (made / "tokenizer.model").write_bytes((folder / "data" / "tokenizer.model").read_bytes())
-    save_file(weights, made / "weights.safetensors")
+    made = write_moved_run(folder)
     (made / "run.json").write_text(json.dumps({"weights_sha256": sha256_file(made / "weights.safetensors")}))
     pack_run(made)
-    return made, folder / "data", weights
+    return made, folder / "data", load_file(made / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
