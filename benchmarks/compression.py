@@ -6,21 +6,24 @@
 
 With `--gaussian`, on normal samples at 3 bits: the trellis of every number of states, and rounding to nearest, in real
 bytes beside the rate-distortion bound; with `--table` at other rates and weights of the rate in the search too. With
-`--run`, on trained weights: ours beside the field's stack, and how many bytes fewer it takes at equal bits per byte.
+`--run`, on trained weights: ours beside the field's stack, and how many bytes fewer it takes at equal bits per byte;
+what `--out` holds of the same weights already is not measured again.
 `--train` trains compression-8m.toml, for weights enough that matrices matter and headers do not.
 """
 
 import json as json_module
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cyclopts import App
 
 import compression_gaussian
 import compression_trained
 from nutshell.errors import UsageError
-from nutshell.files import write_json
+from nutshell.files import read_json, write_json
 from nutshell.machine import processor, versions
 
 app = App(help=__doc__)
@@ -50,15 +53,22 @@ def main(
         command = ("-m", "nutshell", "train", str(RECIPE), "--data", str(data), "--out", str(train))
         sys.exit(subprocess.call([sys.executable, *command]))
     else:
-        report = compression_trained.measure_all(run, data, compression_trained.Settings(), _tell)
-    if out:
-        write_json(out, {"processor": processor(), "versions": versions(), **report})
+        known = read_json(out) if out and out.exists() else None
+        report = compression_trained.measure_all(
+            run, data, compression_trained.Settings(), _tell, known=known, save=partial(_save, out)
+        )
+    _save(out, report)
     if json:
         print(json_module.dumps(report))
     elif gaussian:
         compression_gaussian.show(report)
     else:
         compression_trained.show(report)
+
+
+def _save(out: Path | None, report: dict[str, Any]) -> None:
+    if out:
+        write_json(out, {"processor": processor(), "versions": versions(), **report})
 
 
 def _tell(line: str) -> None:

@@ -2,19 +2,21 @@
 
 Every artifact has the same recipe and tokenizer sections; its size is that of the whole file. The field's stack is
 GPTQ with int6 matrices and an int8 embedding under SDClip, byte shuffle and brotli-11: its settings are swept (both
-numbers of deviations, Hessians of inputs and of gradients), and of all of them the best at each size make its curve.
-A gap is bits a weight above what normal rows would need for the same Hessian-weighted error.
+numbers of deviations, Hessians of inputs and of gradients, the embedding by GPTQ or rounded), and of all of them the
+best at each size make its curve. A gap is bits a weight above what normal rows would need for the same Hessian-weighted
+error.
 """
 
+import itertools
 import json
 import math
 import time
 import tomllib
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import tomli_w
@@ -30,6 +32,7 @@ from nutshell.codec.chain import Chain
 from nutshell.codec.limits import gaussian_rate_bits
 from nutshell.config.loader import decode
 from nutshell.data.dataset import Dataset
+from nutshell.files import sha256_file
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
@@ -49,6 +52,8 @@ TABLES: tuple[QuantRole, ...] = ("embedding", "head")
 ROLES = MATRICES + TABLES
 PUBLISHED_SIGMAS = (12.85, 20.0)
 LARGEST_BUDGET = 2**40
+# How the field's stack quantizes the embedding.
+Table = Literal["gptq", "rtn"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Settings:
     calibration_tokens: int = 16_384
     matrix_sigmas: tuple[float, ...] = (6.5, 9.0, 12.85, 18.0)
     table_sigmas: tuple[float, ...] = (14.0, 20.0, 30.0)
-    rates: tuple[float, ...] = (2.4, 2.8, 3.2, 3.7, 4.3)
+    rates: tuple[float, ...] = (1.8, 2.1, 2.4, 2.8, 3.2, 3.7, 4.3)
     states: tuple[int, ...] = (8, 32, 256)
 
 
@@ -88,7 +93,6 @@ class Trained:
     statistics: Mapping[str, Mapping[str, Statistics]]
     spectrum: Float64[np.ndarray, " W"]
     exact_bpb: float
-    calibration_seconds: float
 
     @classmethod
     def open(cls, run_dir: Path, data_dir: Path, *, tokens: int) -> Self:
@@ -103,19 +107,17 @@ class Trained:
         names = [row.name for row in table if row.role in ROLES and len(row.shape) == 2]
         model = unpacked_model(recipe.model, recipe.final_schedule, run_dir / store.WEIGHTS)
         dataset = Dataset.open(data_dir)
-        start = time.perf_counter()
         statistics = {
             metric: calibrate_model(
                 model, recipe, source="training", tokens=tokens, names=names, dataset=dataset, metric=metric
             )
             for metric in ("gradients", "inputs")
         }
-        seconds = time.perf_counter() - start
         loaded = load(_packed(contents, (), {}).content)
         exact = Loaded(model, loaded.schedule, loaded.tokenizer, loaded.context, loaded.stride, text)
         _, documents = store.open_documents(data_dir, loaded)
         spectrum = _spectrum(contents, statistics["gradients"])
-        return cls(contents, table, documents, statistics, spectrum, _bpb(exact, documents), seconds)
+        return cls(contents, table, documents, statistics, spectrum, _bpb(exact, documents))
 
     def measure(
         self, packer: str, coder: str, setting: str, content: bytes, *, num_bytes: int | None = None, seconds: float
@@ -136,7 +138,15 @@ class Trained:
         return Measured(packer, coder, setting, size, bits, bits - bound, nats, bpb, seconds, load_seconds)
 
 
-def measure_all(run_dir: Path, data_dir: Path, settings: Settings, tell: Callable[[str], None]) -> dict[str, Any]:
+def measure_all(
+    run_dir: Path,
+    data_dir: Path,
+    settings: Settings,
+    tell: Callable[[str], None],
+    *,
+    known: Mapping[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], None] = lambda report: None,
+) -> dict[str, Any]:
     """Pack a run by every stack at every setting.
 
     Args:
@@ -144,26 +154,34 @@ def measure_all(run_dir: Path, data_dir: Path, settings: Settings, tell: Callabl
         data_dir: the data that it was trained on.
         settings: what is swept.
         tell: is given a line for each artifact.
+        known: an earlier report; artifacts that it has of the same weights and calibration are not made again.
+        save: is given the report after each setting.
     """
     trained = Trained.open(run_dir, data_dir, tokens=settings.calibration_tokens)
-    rows: list[Measured] = []
-    for row in _artifacts(trained, settings):
-        rows.append(row)
-        tell(line(row, trained.exact_bpb))
-    return {
-        **answer(rows),
+    frame = {
+        "weights_sha256": sha256_file(run_dir / store.WEIGHTS),
         "exact_bpb": trained.exact_bpb,
         "weights": len(trained.spectrum),
         "calibration_tokens": settings.calibration_tokens,
-        "calibration_seconds": trained.calibration_seconds,
-        "results": [asdict(row) for row in rows],
     }
+    same = known is not None and all(known.get(key) == value for key, value in frame.items())
+    rows = [Measured(**row) for row in known["results"]] if known and same else []
+    for made in _artifacts(trained, settings, {(row.packer, row.setting) for row in rows}):
+        rows.extend(made)
+        for row in made:
+            tell(line(row, trained.exact_bpb))
+        save(_report(frame, rows))
+    return _report(frame, rows)
+
+
+def _report(frame: Mapping[str, Any], rows: Sequence[Measured]) -> dict[str, Any]:
+    return {**answer(rows), **frame, "results": [asdict(row) for row in rows]}
 
 
 def line(row: Measured, exact_bpb: float) -> str:
     """Give a row as a line of a table."""
     return (
-        f"{row.packer:14} {row.coder:10} {row.setting:22} {row.num_bytes:10,} {row.bits_per_weight:6.3f} bits "
+        f"{row.packer:14} {row.coder:10} {row.setting:34} {row.num_bytes:10,} {row.bits_per_weight:6.3f} bits "
         f"gap {row.gap_bits:6.3f}  bpb {row.bpb:.5f} ({row.bpb - exact_bpb:+.5f})  "
         f"{row.pack_seconds:6.1f} s, load {row.load_seconds:.2f} s"
     )
@@ -173,12 +191,14 @@ def answer(rows: Sequence[Measured]) -> dict[str, Any]:
     """Compare the two curves of bytes against bits per byte where both have been measured.
 
     The headline is at what the field reaches with its published deviations; the least and the most saving are over the
-    whole common range.
+    whole common range. Without both curves there is no answer yet.
     """
     field = frontier(row for row in rows if row.packer == "gptq" and row.coder == "brotli")
     ours = frontier(row for row in rows if row.packer.startswith("trellis"))
+    if not field or not ours:
+        return {}
     low, high = max(field[-1].bpb, ours[-1].bpb), min(field[0].bpb, ours[0].bpb)
-    published = [row.bpb for row in rows if row.packer == "gptq" and row.setting.endswith(_sigmas(*PUBLISHED_SIGMAS))]
+    published = [row.bpb for row in rows if row.packer == "gptq" and _is_published(row.setting)]
     place = min(published, default=math.nan)
     common = np.linspace(low, high, 33) if low <= high else np.empty(0)
     savings = [saving(field, ours, bpb) for bpb in common]
@@ -217,19 +237,28 @@ def _log_bytes(curve: Sequence[Measured], bpb: float) -> float:
     return float(np.interp(bpb, [row.bpb for row in falling], [math.log(row.num_bytes) for row in falling]))
 
 
-def _artifacts(trained: Trained, settings: Settings) -> Iterable[Measured]:
-    yield _naive(trained)
-    for states in settings.states:
-        for rate in settings.rates:
-            rule = TrellisConfig(roles=ROLES, grid=SlopeGrid(), states=states, feedback=True)
-            start = time.perf_counter()
-            content = _packed(trained.contents, (rule,), trained.statistics["gradients"], rate).content
-            seconds = time.perf_counter() - start
-            yield trained.measure(f"trellis {states}", f"trellis{states}", f"{rate:g} bits", content, seconds=seconds)
-    for metric, statistics in trained.statistics.items():
-        for matrix_sigmas in settings.matrix_sigmas:
-            for table_sigmas in settings.table_sigmas:
-                yield from _field(trained, metric, statistics, matrix_sigmas, table_sigmas)
+def _artifacts(trained: Trained, settings: Settings, done: Collection[tuple[str, str]]) -> Iterable[Sequence[Measured]]:
+    """Make the artifacts of all settings but those that are done, those of a setting together."""
+    if ("rtn int8", "absmax") not in done:
+        yield [_naive(trained)]
+    for states, rate in itertools.product(settings.states, settings.rates):
+        if (f"trellis {states}", f"{rate:g} bits") not in done:
+            yield [_ours(trained, states, rate)]
+    tables: tuple[Table, ...] = ("gptq", "rtn")
+    fields = itertools.product(trained.statistics, tables, settings.matrix_sigmas, settings.table_sigmas)
+    for metric, table, matrix_sigmas, table_sigmas in fields:
+        setting = _setting(metric, table, matrix_sigmas, table_sigmas)
+        if ("gptq", setting) not in done:
+            yield list(_field(trained, metric, table, matrix_sigmas, table_sigmas))
+
+
+def _ours(trained: Trained, states: int, rate: float) -> Measured:
+    """Measure a trellis with feedback, under one slope for all weights."""
+    rule = TrellisConfig(roles=ROLES, grid=SlopeGrid(), states=states, feedback=True)
+    start = time.perf_counter()
+    content = _packed(trained.contents, (rule,), trained.statistics["gradients"], rate).content
+    seconds = time.perf_counter() - start
+    return trained.measure(f"trellis {states}", f"trellis{states}", f"{rate:g} bits", content, seconds=seconds)
 
 
 def _naive(trained: Trained) -> Measured:
@@ -244,21 +273,21 @@ def _naive(trained: Trained) -> Measured:
 
 
 def _field(
-    trained: Trained, metric: str, statistics: Mapping[str, Statistics], matrix_sigmas: float, table_sigmas: float
+    trained: Trained, metric: str, table: Table, matrix_sigmas: float, table_sigmas: float
 ) -> Iterable[Measured]:
-    """Measure one setting of the field's stack; at the published one by other coders too."""
+    """Measure one setting of the field's stack; at the published deviations by other coders too."""
+    method = GptqConfig if table == "gptq" else RtnConfig
     rules = (
         GptqConfig(roles=MATRICES, grid=SdClipGrid(bits=6, sigmas=matrix_sigmas)),
-        GptqConfig(roles=TABLES, grid=SdClipGrid(bits=8, sigmas=table_sigmas)),
+        method(roles=TABLES, grid=SdClipGrid(bits=8, sigmas=table_sigmas)),
     )
-    setting = f"{metric} {_sigmas(matrix_sigmas, table_sigmas)}"
+    setting = _setting(metric, table, matrix_sigmas, table_sigmas)
     start = time.perf_counter()
-    packed = _packed(trained.contents, rules, statistics)
+    packed = _packed(trained.contents, rules, trained.statistics[metric])
     packed_at = time.perf_counter()
     content = recoded(packed, ("shuffle", "brotli"))
     seconds = time.perf_counter() - start
-    found = trained.measure("gptq", "brotli", setting, content, seconds=seconds)
-    yield found
+    yield trained.measure("gptq", "brotli", setting, content, seconds=seconds)
     if (matrix_sigmas, table_sigmas) == PUBLISHED_SIGMAS:
         yield trained.measure("gptq", "ans", setting, packed.content, seconds=packed_at - start)
         begin = time.perf_counter()
@@ -310,8 +339,12 @@ def _num_bytes(container: Container, name: str) -> int:
     return sum(len(section.payload) for (owner, _), section in container.sections.items() if owner == name)
 
 
-def _sigmas(matrix: float, table: float) -> str:
-    return f"{matrix:g} / {table:g}"
+def _setting(metric: str, table: Table, matrix_sigmas: float, table_sigmas: float) -> str:
+    return f"{metric}, {table} table, {matrix_sigmas:g} / {table_sigmas:g}"
+
+
+def _is_published(setting: str) -> bool:
+    return setting.endswith("{:g} / {:g}".format(*PUBLISHED_SIGMAS))
 
 
 def show(report: dict[str, Any]) -> None:

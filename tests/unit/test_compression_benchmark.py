@@ -66,7 +66,9 @@ def test_every_stack_packs_a_tiny_run(benchmark, trained, run, monkeypatch, tmp_
         ("trellis 8", "trellis8"),
         ("trellis 8", "trellis8"),
     ]
-    assert [row["coder"] for row in rows[3:]] == 2 * ["brotli", "ans", "xz"]
+    assert [row["coder"] for row in rows[3:]] == 4 * ["brotli", "ans", "xz"]
+    tables = {row["setting"]: row["num_bytes"] for row in rows if row["coder"] == "brotli"}
+    assert len(set(tables.values())) == len(tables) == 4  # each metric and each table has codes of its own
     assert captured.err.count("\n") == len(rows)
     by_coder = rows[3:6]
     assert len({row["bpb"] for row in by_coder}) == 1  # the same codes
@@ -74,6 +76,33 @@ def test_every_stack_packs_a_tiny_run(benchmark, trained, run, monkeypatch, tmp_
     assert rows[1]["num_bytes"] < rows[2]["num_bytes"] < rows[0]["num_bytes"]
     assert rows[1]["predicted_nats"] > rows[2]["predicted_nats"] > rows[0]["predicted_nats"] > 0
     assert all(math.isfinite(row["gap_bits"]) for row in rows)
+
+
+def test_a_benchmark_goes_on_where_it_was_stopped(benchmark, trained, run, monkeypatch, tmp_path, capsys):
+    settings = trained.Settings(
+        calibration_tokens=400, matrix_sigmas=(12.85,), table_sigmas=(20.0,), rates=(3.0,), states=(8,)
+    )
+    monkeypatch.setattr(trained, "Settings", lambda: settings)
+    made, data = run
+    out = tmp_path / "found.json"
+
+    def stop(report):
+        if len(report["results"]) == 5:
+            raise KeyboardInterrupt
+
+    save = benchmark._save
+    monkeypatch.setattr(benchmark, "_save", lambda path, report: (save(path, report), stop(report)))
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(run=made, data=data, out=out)
+    monkeypatch.setattr(benchmark, "_save", save)
+    capsys.readouterr()
+    benchmark.main(run=made, data=data, out=out)
+    assert capsys.readouterr().err.startswith("gptq ")
+    rows = json.loads(out.read_text())["results"]
+    assert len({(row["packer"], row["coder"], row["setting"]) for row in rows}) == len(rows) == 14
+    benchmark.main(run=made, data=data, out=out)
+    assert capsys.readouterr().err == ""
+    assert json.loads(out.read_text())["results"] == rows
 
 
 def row(trained, packer, num_bytes, bpb, setting=""):
