@@ -33,7 +33,7 @@ class Point(NamedTuple):
 class Fit(NamedTuple):
     """What was packed, and the sizes that were met on the way.
 
-    `bytes_per_bit` is what another coded bit a weight would cost; None where nothing is open or only one was tried.
+    `bytes_per_bit` is what another coded bit a weight would cost; None where nothing is open.
     """
 
     packed: Packed
@@ -78,7 +78,7 @@ def fit(
         if search.is_best(search.points[-1]):
             best = packed
     assert best is not None, "the coarsest precision was tried last, and it fits or was refused"
-    return Fit(best, tuple(search.points), search.slope())
+    return Fit(best, tuple(search.points), search.bytes_per_bit())
 
 
 class Search:
@@ -116,20 +116,20 @@ class Search:
             return below.rate_bits + min(max(share, 0.05), 0.95) * (above.rate_bits - below.rate_bits)
         near = below or above
         assert near is not None
-        rate = near.rate_bits + (self._aim - near.num_bytes) / (self.slope() or self._bytes_per_bit)
+        rate = near.rate_bits + (self._aim - near.num_bytes) / self.bytes_per_bit()
         return min(max(rate, LOWEST_RATE_BITS), HIGHEST_RATE_BITS)
 
     def is_best(self, point: Point) -> bool:
         """Say whether a point is the finest that fits."""
         return point == self._below()
 
-    def slope(self) -> float | None:
-        """Give the bytes that a bit a weight costs near the limit, by the two sizes nearest to it; None without."""
+    def bytes_per_bit(self) -> float:
+        """Give the bytes that a bit a weight costs near the limit, by the two sizes nearest to it where they say so."""
         nearest = sorted(self.points, key=lambda point: abs(point.num_bytes - self._aim))[:2]
         if len(nearest) < 2 or nearest[0].rate_bits == nearest[1].rate_bits:
-            return None
+            return self._bytes_per_bit
         slope = (nearest[1].num_bytes - nearest[0].num_bytes) / (nearest[1].rate_bits - nearest[0].rate_bits)
-        return slope if slope > 0 else None
+        return slope if slope > 0 else self._bytes_per_bit
 
     def _below(self) -> Point | None:
         return max((point for point in self.points if point.num_bytes <= self._limit), default=None)

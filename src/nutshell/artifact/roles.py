@@ -62,7 +62,7 @@ class NextPercent:
     Attributes:
         num_bytes: one per cent of the artifact.
         bits_per_weight: that much finer.
-        relative_error: by which the open weights' error over their squares falls.
+        relative_error: by which the open roles' relative error falls, a mean over weights.
         nats_per_token: by which their expected cost falls, where a calibration says so.
     """
 
@@ -101,7 +101,7 @@ def role_costs(
 
 
 def next_percent(costs: list[RoleCost], fitted: Fit) -> NextPercent | None:
-    """Say what one per cent more bytes would buy; None where no precision is open, or the search met but one size."""
+    """Say what one per cent more bytes would buy; None where no precision is open."""
     open_costs = [cost for cost in costs if cost.is_open]
     if not open_costs or fitted.bytes_per_bit is None:
         return None
