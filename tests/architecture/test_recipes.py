@@ -63,5 +63,6 @@ def test_its_budget_leaves_room_for_a_useful_precision(name):
         RtnConfig(roles=rule.roles, grid=AbsmaxGrid(bits=3)) if rule.grid.is_open else rule
         for rule in recipe.pack.rules
     ]
-    pack = msgspec.structs.replace(recipe.pack, rules=tuple(coarse))
+    calibration = recipe.pack.calibration if any(rule.uses_statistics for rule in coarse) else None
+    pack = msgspec.structs.replace(recipe.pack, rules=tuple(coarse), calibration=calibration)
     assert predict_bytes(recipe.model, pack) <= recipe.pack.budget_bytes
