@@ -7,8 +7,8 @@
 With `--gaussian`, on normal samples at 3 bits: the trellis of every number of states, and rounding to nearest, in real
 bytes beside the rate-distortion bound; with `--table` at other rates and weights of the rate in the search too. With
 `--run`, on trained weights: ours beside the field's stack, and how many bytes fewer it takes at equal bits per byte;
-what `--out` holds of the same weights already is not measured again.
-`--train` trains compression-8m.toml, for weights enough that matrices matter and headers do not.
+what `--out` holds of the same weights already is not measured again, and `--documents`, `--states` and `--metrics` make
+less of it. `--train` trains compression-8m.toml, for weights enough that matrices matter and headers do not.
 """
 
 import json as json_module
@@ -25,6 +25,7 @@ import compression_trained
 from nutshell.errors import UsageError
 from nutshell.files import read_json, write_json
 from nutshell.machine import processor, versions
+from nutshell.quant.calibrate import Metric
 
 app = App(help=__doc__)
 RECIPE = Path(__file__).with_name("compression-8m.toml")
@@ -39,6 +40,9 @@ def main(
     data: Path | None = None,
     samples: int = 2_000_000,
     table: bool = False,
+    documents: int | None = None,
+    states: tuple[int, ...] = compression_trained.Settings.states,
+    metrics: tuple[Metric, ...] = compression_trained.Settings.metrics,
     json: bool = False,
     out: Path | None = None,
 ) -> None:
@@ -54,9 +58,8 @@ def main(
         sys.exit(subprocess.call([sys.executable, *command]))
     else:
         known = read_json(out) if out and out.exists() else None
-        report = compression_trained.measure_all(
-            run, data, compression_trained.Settings(), _tell, known=known, save=partial(_save, out)
-        )
+        settings = compression_trained.Settings(states=states, metrics=metrics, documents=documents)
+        report = compression_trained.measure_all(run, data, settings, _tell, known=known, save=partial(_save, out))
     _save(out, report)
     if json:
         print(json_module.dumps(report))

@@ -15,6 +15,7 @@ import tomllib
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -38,6 +39,7 @@ from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
 from nutshell.pipeline.calibrating import calibrate_model
 from nutshell.pipeline.weights import unpacked_model
+from nutshell.quant.calibrate import Metric
 from nutshell.quant.config import GptqConfig, QuantRole, QuantRule, RtnConfig, TrellisConfig
 from nutshell.quant.grids import AbsmaxGrid, SdClipGrid, SlopeGrid
 from nutshell.quant.statistics import Statistics
@@ -65,6 +67,8 @@ class Settings:
     table_sigmas: tuple[float, ...] = (14.0, 20.0, 30.0)
     rates: tuple[float, ...] = (1.8, 2.1, 2.4, 2.8, 3.2, 3.7, 4.3)
     states: tuple[int, ...] = (8, 32, 256)
+    metrics: tuple[Metric, ...] = ("gradients", "inputs")
+    documents: int | None = None  # of the validation text, from the first on; all unless given
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,12 @@ class Trained:
     contents: Contents
     table: ParamTable
     documents: Documents
-    statistics: Mapping[str, Mapping[str, Statistics]]
+    statistics: Mapping[Metric, Mapping[str, Statistics]]
     spectrum: Float64[np.ndarray, " W"]
     exact_bpb: float
 
     @classmethod
-    def open(cls, run_dir: Path, data_dir: Path, *, tokens: int) -> Self:
+    def open(cls, run_dir: Path, data_dir: Path, settings: Settings) -> Self:
         """Read a run, score it as trained, and calibrate by both metrics."""
         text = _recipe_text(run_dir)
         recipe = decode(tomllib.loads(text), Recipe, where="recipe")
@@ -107,15 +111,15 @@ class Trained:
         names = [row.name for row in table if row.role in ROLES and len(row.shape) == 2]
         model = unpacked_model(recipe.model, recipe.final_schedule, run_dir / store.WEIGHTS)
         dataset = Dataset.open(data_dir)
-        statistics = {
-            metric: calibrate_model(
-                model, recipe, source="training", tokens=tokens, names=names, dataset=dataset, metric=metric
-            )
-            for metric in ("gradients", "inputs")
-        }
+        calibrated = partial(
+            calibrate_model, model, recipe, source="training", tokens=settings.calibration_tokens, dataset=dataset
+        )
+        metrics = dict.fromkeys(("gradients", *settings.metrics))
+        statistics = {metric: calibrated(names=names, metric=metric) for metric in metrics}
         loaded = load(_packed(contents, (), {}).content)
         exact = Loaded(model, loaded.schedule, loaded.tokenizer, loaded.context, loaded.stride, text)
         _, documents = store.open_documents(data_dir, loaded)
+        documents = documents.take(range(len(documents.ids))[: settings.documents])
         spectrum = _spectrum(contents, statistics["gradients"])
         return cls(contents, table, documents, statistics, spectrum, _bpb(exact, documents))
 
@@ -157,12 +161,13 @@ def measure_all(
         known: an earlier report; artifacts that it has of the same weights and calibration are not made again.
         save: is given the report after each setting.
     """
-    trained = Trained.open(run_dir, data_dir, tokens=settings.calibration_tokens)
+    trained = Trained.open(run_dir, data_dir, settings)
     frame = {
         "weights_sha256": sha256_file(run_dir / store.WEIGHTS),
         "exact_bpb": trained.exact_bpb,
         "weights": len(trained.spectrum),
         "calibration_tokens": settings.calibration_tokens,
+        "documents": len(trained.documents.ids),
     }
     same = known is not None and all(known.get(key) == value for key, value in frame.items())
     rows = [Measured(**row) for row in known["results"]] if known and same else []
@@ -198,24 +203,30 @@ def answer(rows: Sequence[Measured]) -> dict[str, Any]:
     if not field or not ours:
         return {}
     low, high = max(field[-1].bpb, ours[-1].bpb), min(field[0].bpb, ours[0].bpb)
-    published = [row.bpb for row in rows if row.packer == "gptq" and _is_published(row.setting)]
-    place = min(published, default=math.nan)
     common = np.linspace(low, high, 33) if low <= high else np.empty(0)
     savings = [saving(field, ours, bpb) for bpb in common]
-    by_states = {
-        packer: saving(field, curve, place) if curve[-1].bpb <= place <= curve[0].bpb else None
-        for packer in dict.fromkeys(row.packer for row in rows if row.packer.startswith("trellis"))
-        for curve in [frontier(row for row in rows if row.packer == packer)]
-    }
+    place = min((row.bpb for row in rows if row.packer == "gptq" and _is_published(row.setting)), default=None)
+    curves = {packer: frontier(row for row in rows if row.packer == packer) for packer in _trellises(rows)}
     return {
-        "fewer_bytes_percent_at_equal_bpb": saving(field, ours, place) if low <= place <= high else None,
+        "fewer_bytes_percent_at_equal_bpb": _saving_at(place, field, ours),
         "equal_bpb": place,
         "least_percent": min(savings, default=None),
         "most_percent": max(savings, default=None),
         "common_bpb": [low, high],
-        "percent_by_packer": by_states,
+        "percent_by_packer": {packer: _saving_at(place, field, curve) for packer, curve in curves.items()},
         "points": [len(field), len(ours)],
     }
+
+
+def _trellises(rows: Iterable[Measured]) -> list[str]:
+    return list(dict.fromkeys(row.packer for row in rows if row.packer.startswith("trellis")))
+
+
+def _saving_at(bpb: float | None, field: Sequence[Measured], ours: Sequence[Measured]) -> float | None:
+    """Give the saving where both curves have been measured."""
+    if bpb is None or not all(curve[-1].bpb <= bpb <= curve[0].bpb for curve in (field, ours)):
+        return None
+    return saving(field, ours, bpb)
 
 
 def frontier(rows: Iterable[Measured]) -> list[Measured]:
@@ -245,7 +256,7 @@ def _artifacts(trained: Trained, settings: Settings, done: Collection[tuple[str,
         if (f"trellis {states}", f"{rate:g} bits") not in done:
             yield [_ours(trained, states, rate)]
     tables: tuple[Table, ...] = ("gptq", "rtn")
-    fields = itertools.product(trained.statistics, tables, settings.matrix_sigmas, settings.table_sigmas)
+    fields = itertools.product(settings.metrics, tables, settings.matrix_sigmas, settings.table_sigmas)
     for metric, table, matrix_sigmas, table_sigmas in fields:
         setting = _setting(metric, table, matrix_sigmas, table_sigmas)
         if ("gptq", setting) not in done:
@@ -273,7 +284,7 @@ def _naive(trained: Trained) -> Measured:
 
 
 def _field(
-    trained: Trained, metric: str, table: Table, matrix_sigmas: float, table_sigmas: float
+    trained: Trained, metric: Metric, table: Table, matrix_sigmas: float, table_sigmas: float
 ) -> Iterable[Measured]:
     """Measure one setting of the field's stack; at the published deviations by other coders too."""
     method = GptqConfig if table == "gptq" else RtnConfig

@@ -54,7 +54,7 @@ def test_every_stack_packs_a_tiny_run(benchmark, trained, run, monkeypatch, tmp_
     settings = trained.Settings(
         calibration_tokens=400, matrix_sigmas=(12.85,), table_sigmas=(20.0,), rates=(2.5, 4.0), states=(8,)
     )
-    monkeypatch.setattr(trained, "Settings", lambda: settings)
+    monkeypatch.setattr(trained, "Settings", lambda **given: replace(settings, documents=given["documents"]))
     made, data = run
     benchmark.main(run=made, data=data, json=True, out=tmp_path / "found.json")
     captured = capsys.readouterr()
@@ -82,7 +82,7 @@ def test_a_benchmark_goes_on_where_it_was_stopped(benchmark, trained, run, monke
     settings = trained.Settings(
         calibration_tokens=400, matrix_sigmas=(12.85,), table_sigmas=(20.0,), rates=(3.0,), states=(8,)
     )
-    monkeypatch.setattr(trained, "Settings", lambda: settings)
+    monkeypatch.setattr(trained, "Settings", lambda **given: replace(settings, documents=given["documents"]))
     made, data = run
     out = tmp_path / "found.json"
 
