@@ -109,7 +109,10 @@ SHOWN = [
     "2 0-1 (2-4)x2 5-6 660-1,480 295.5 231.4 35,402",
     "7, run as 10 virtual layers",
     "991,000 bytes before training; it became 987,654 (-0.3 %)",
-    "matrix 1,769,472 81.5 % 4 embedding 393,216 18.1 % 4 gain 7,168 0.3 % 16 scale 1,040 < 0.1 % -",
+    "matrix 1,769,472 81.5 % embedding 393,216 18.1 % gain 7,168 0.3 % scale 1,040 < 0.1 %",
+    "One per cent more bytes would make weights 0.036 bits finer.",
+    "matrix trellis, slope 1,769,472 3.532 781,302 79.1 % 2.1e-03 1.2e-03",
+    "scale fp16 1,040 16.000 2,080 0.2 % 1.0e-08 -",
     "matrix (planes) 781,302 79.1 % embedding (planes) 172,300 17.4 % tokenizer 21,870 2.2 %",
     "train 300.1 67.4 % pack 9.7 2.2 %",
     "total 445.5",
@@ -124,7 +127,18 @@ SHOWN = [
 
 
 def test_shows_every_number_with_its_unit(run_dir, edit):
-    edit("pack.json", precision={"matrix": 4, "embedding": 4, "gain": 16})
+    roles = [
+        {
+            "role": "matrix", "method": "trellis, slope", "num_weights": 1_769_472, "num_bytes": 781_302,
+            "bits_per_weight": 3.5324, "relative_error": 2.1e-3, "nats_per_token": 1.2e-3,
+        },
+        {
+            "role": "scale", "method": "fp16", "num_weights": 1_040, "num_bytes": 2_080,
+            "bits_per_weight": 16.0, "relative_error": 1e-8,
+        },
+    ]  # fmt: skip
+    following = {"num_bytes": 9_876, "bits_per_weight": 0.0364, "relative_error": 1e-4}
+    edit("pack.json", roles=roles, next_percent=following)
     text = page_of(run_dir).text
     assert [expected for expected in SHOWN if expected not in text] == []
 
@@ -152,7 +166,15 @@ def test_hostile_strings_are_text(run_dir, edit, load):
     )
     edit("run.json", processor=HOSTILE, versions={HOSTILE: HOSTILE}, device=HOSTILE, recipe_digest=HOSTILE)
     edit("describe.json", schedule=HOSTILE, params_by_role={HOSTILE: 5, **description["params_by_role"]})
-    edit("pack.json", sections=[{"name": HOSTILE, "kind": HOSTILE, "bytes": 4}, *ledger["sections"]])
+    role = {
+        "role": HOSTILE,
+        "method": HOSTILE,
+        "num_weights": 1,
+        "num_bytes": 1,
+        "bits_per_weight": 8,
+        "relative_error": 0,
+    }
+    edit("pack.json", sections=[{"name": HOSTILE, "kind": HOSTILE, "bytes": 4}, *ledger["sections"]], roles=[role])
     (run_dir / "metrics.jsonl").write_text((run_dir / "metrics.jsonl").read_text().replace("0-6", "</svg><script>x$"))
     (run_dir / "recipe.toml").write_text(HOSTILE)
     html = write_report(run_dir).read_text()
