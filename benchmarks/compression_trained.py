@@ -68,7 +68,7 @@ class Settings:
     rates: tuple[float, ...] = (1.8, 2.1, 2.4, 2.8, 3.2, 3.7, 4.3)
     states: tuple[int, ...] = (8, 32, 256)
     metrics: tuple[Metric, ...] = ("gradients", "inputs")
-    documents: int | None = None  # of the validation text, from the first on; all unless given
+    documents: int | None = None  # of the validation text, spread evenly; all unless given
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class Trained:
         loaded = load(_packed(contents, (), {}).content)
         exact = Loaded(model, loaded.schedule, loaded.tokenizer, loaded.context, loaded.stride, text)
         _, documents = store.open_documents(data_dir, loaded)
-        documents = documents.take(range(len(documents.ids))[: settings.documents])
+        count = len(documents.ids)
+        documents = documents.take(np.arange(0, count, count / min(settings.documents or count, count)).astype(int))
         spectrum = _spectrum(contents, statistics["gradients"])
         return cls(contents, table, documents, statistics, spectrum, _bpb(exact, documents))
 

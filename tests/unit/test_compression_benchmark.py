@@ -128,6 +128,16 @@ def test_curves_that_do_not_meet_have_no_answer(trained):
     assert found["least_percent"] is None
 
 
+def test_fewer_documents_are_spread_over_the_text(trained, run):
+    made, data = run
+    settings = trained.Settings(calibration_tokens=100, metrics=("gradients",))
+    whole = trained.Trained.open(made, data, settings).documents
+    assert len(whole.ids) > 4
+    some = trained.Trained.open(made, data, replace(settings, documents=2)).documents
+    assert some.ids == (whole.ids[0], whole.ids[len(whole.ids) // 2])
+    assert trained.Trained.open(made, data, replace(settings, documents=10**6)).documents.ids == whole.ids
+
+
 def test_one_source_is_asked_for(benchmark):
     with pytest.raises(UsageError, match="give one of"):
         benchmark.main()
