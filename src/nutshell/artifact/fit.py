@@ -14,7 +14,7 @@ from nutshell.errors import BudgetError
 from nutshell.quant.statistics import Statistics
 from nutshell.units import format_bytes
 
-LOWEST_RATE_BITS, HIGHEST_RATE_BITS = 1.0, 8.0
+LOWEST_RATE_BITS, HIGHEST_RATE_BITS = 0.25, 8.0
 SLACK_FRAC = 5e-4  # of the limit: what may stay unused
 MOST_PACKINGS = 16  # where a size jumps, at a tiny model's changes of coding, the slack cannot be met
 FRAME_BYTES = 600  # of head, manifest and digest, for the first guess alone
@@ -116,7 +116,7 @@ class Search:
             return below.rate_bits + min(max(share, 0.05), 0.95) * (above.rate_bits - below.rate_bits)
         near = below or above
         assert near is not None
-        rate = near.rate_bits + (self._aim - near.num_bytes) / self.bytes_per_bit()
+        rate = near.rate_bits + (self._aim - near.num_bytes) / self._slope_near()
         return min(max(rate, LOWEST_RATE_BITS), HIGHEST_RATE_BITS)
 
     def is_best(self, point: Point) -> bool:
@@ -124,12 +124,20 @@ class Search:
         return point == self._below()
 
     def bytes_per_bit(self) -> float:
-        """Give the bytes that a bit a weight costs near the limit, by the two sizes nearest to it where they say so."""
-        nearest = sorted(self.points, key=lambda point: abs(point.num_bytes - self._aim))[:2]
-        if len(nearest) < 2 or nearest[0].rate_bits == nearest[1].rate_bits:
+        """Give the bytes that a bit a weight costs: the slope from the coarsest precision tried to the finest."""
+        return self._slope(min(self.points), max(self.points))
+
+    def _slope(self, one: Point, other: Point) -> float:
+        """Give the bytes that a bit a weight costs from one point to another; where they cannot say, what was told."""
+        if one.rate_bits == other.rate_bits:
             return self._bytes_per_bit
-        slope = (nearest[1].num_bytes - nearest[0].num_bytes) / (nearest[1].rate_bits - nearest[0].rate_bits)
+        slope = (other.num_bytes - one.num_bytes) / (other.rate_bits - one.rate_bits)
         return slope if slope > 0 else self._bytes_per_bit
+
+    def _slope_near(self) -> float:
+        """Give it near the limit, by the two sizes nearest to it."""
+        nearest = sorted(self.points, key=lambda point: abs(point.num_bytes - self._aim))
+        return self._slope(nearest[0], nearest[min(1, len(nearest) - 1)])
 
     def _below(self) -> Point | None:
         return max((point for point in self.points if point.num_bytes <= self._limit), default=None)

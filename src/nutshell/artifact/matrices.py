@@ -53,7 +53,7 @@ def _corrected(matrices: list[Matrix], planes: Mapping[str, CodePlanes], workers
     chosen = set[str]()
     for rule in dict.fromkeys(matrix.rule for matrix in matrices):
         assert rule.lqer is not None
-        residuals = {each.name: residual_norm(each.weight, values) for each, values in pairs if each.rule == rule}
+        residuals = {each.name: _residual(each, values) for each, values in pairs if each.rule == rule}
         chosen |= most_wrong(residuals, rule.lqer.top)
 
     def corrected(pair: tuple[Matrix, Tensor]) -> CodePlanes:
@@ -64,6 +64,14 @@ def _corrected(matrices: list[Matrix], planes: Mapping[str, CodePlanes], workers
     worst = [pair for pair in pairs if pair[0].name in chosen]
     names = [matrix.name for matrix, _ in worst]
     return dict(zip(names, in_order(corrected, worst, workers=workers), strict=True))
+
+
+def _residual(matrix: Matrix, restored: Float[Tensor, "R C"]) -> float:
+    """Say how wrong a matrix is: by what that costs in the loss, where its rule's correction goes by it."""
+    if matrix.rule.lqer and matrix.rule.lqer.weighted:
+        assert matrix.statistics is not None, "a weighted correction needs a calibration"
+        return matrix.statistics.cost(matrix.weight - restored)
+    return residual_norm(matrix.weight, restored)
 
 
 def slope_unit(matrices: Iterable[Matrix], *, workers: int | None = None) -> float:

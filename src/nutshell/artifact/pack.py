@@ -18,6 +18,7 @@ from nutshell.artifact.vocabulary import shorten
 from nutshell.codec import chain as codec
 from nutshell.codec.coders import TRELLIS_CODERS
 from nutshell.codec.planes import CodePlanes
+from nutshell.errors import NutshellError
 from nutshell.nn.params import ParamTable, Role
 from nutshell.quant.config import QuantRule, rule_for
 from nutshell.quant.grids import OpenGrid
@@ -79,6 +80,9 @@ class Packer:
         config: the rules.
         statistics: of the matrices whose rules use them, by name.
         workers: matrices at a time; as many as there are processors unless given.
+
+    Raises:
+        NutshellError: a weight is not finite, or beyond fp16 where that is how it is stored.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Packer:
         workers: int | None = None,
     ) -> None:
         self._workers = workers
+        check_finite(contents.weights)
         matrices = matrices_of(contents, config, statistics or {})
         quantized = {matrix.name for matrix in matrices}
         spared = [(name, weight) for name, weight in contents.weights.items() if name not in quantized]
@@ -128,6 +133,17 @@ class Packer:
         return [section for sections in coded for section in sections]
 
 
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Refuse what no code can stand for.
+
+    Raises:
+        NutshellError: a weight is not finite.
+    """
+    for name, weight in weights.items():
+        if not bool(weight.isfinite().all()):
+            raise NutshellError(f"weight '{name}' is not finite; nothing was packed")
+
+
 def matrices_of(contents: Contents, config: PackConfig, statistics: Mapping[str, Statistics]) -> list[Matrix]:
     """List the weights that a rule quantizes."""
     ruled = (
@@ -154,7 +170,10 @@ def _frame_sections(contents: Contents) -> Iterable[Section]:
 
 
 def _float_section(name: str, weight: Tensor) -> Section:
-    return _smallest(name, "float", weight.half().numpy(), SIDE_CHAINS)
+    stored = weight.half()
+    if not bool(stored.isfinite().all()):
+        raise NutshellError(f"weight '{name}' has {float(weight.abs().max()):g}, beyond fp16, in which it is stored")
+    return _smallest(name, "float", stored.numpy(), SIDE_CHAINS)
 
 
 def _plane_sections(name: str, planes: CodePlanes) -> tuple[Section, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.container import Container
-from nutshell.artifact.fit import Fit
+from nutshell.artifact.fit import HIGHEST_RATE_BITS, Fit
 from nutshell.artifact.load import read_weight
 from nutshell.artifact.pack import Contents
 from nutshell.config.struct import kind_of
@@ -37,7 +37,8 @@ class RoleCost:
         bits_per_weight: of those.
         steps: the finest and the coarsest step; None without.
         relative_error: squared error over squared weights.
-        nats_per_token: what the error is expected to cost, where a calibration says so.
+        nats_per_token: what the error is expected to cost, where a calibration says so; feedback has fitted the errors
+            to that calibration's text, so on other text it is more.
         is_open: whether the budget chose their precision.
     """
 
@@ -56,8 +57,8 @@ class RoleCost:
 class NextPercent:
     """What one per cent more bytes would buy, if all went to the open grids.
 
-    At these rates a bit a weight quarters the squared error, whatever the method; the bytes of a bit are measured by
-    the search.
+    From about 2 bits a weight on, another one quarters the squared error, whatever the method; the bytes of a bit are
+    measured by the search. Below, less is won.
 
     Attributes:
         num_bytes: one per cent of the artifact.
@@ -101,9 +102,10 @@ def role_costs(
 
 
 def next_percent(costs: list[RoleCost], fitted: Fit) -> NextPercent | None:
-    """Say what one per cent more bytes would buy; None where no precision is open."""
+    """Say what one per cent more bytes would buy; None where no precision is open or all are finest."""
     open_costs = [cost for cost in costs if cost.is_open]
-    if not open_costs or fitted.bytes_per_bit is None:
+    precision = fitted.packed.precision
+    if not open_costs or fitted.bytes_per_bit is None or (precision and precision.rate_bits >= HIGHEST_RATE_BITS):
         return None
     num_bytes = round(len(fitted.packed.content) / 100)
     bits = num_bytes / fitted.bytes_per_bit

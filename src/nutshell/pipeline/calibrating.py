@@ -40,6 +40,7 @@ def calibrate_model(
     names: Collection[str],
     dataset: Dataset | None = None,
     metric: Metric = "gradients",
+    seed: int = SEED,
     ranks: Ranks = ALONE,
 ) -> dict[str, Statistics]:
     """Measure the statistics of a trained model's matrices under its final schedule.
@@ -53,6 +54,7 @@ def calibrate_model(
         names: the matrices.
         dataset: the data of the run, where the source is its training text.
         metric: what a Hessian is (`quant/calibrate.py`).
+        seed: of the text and of the labels.
         ranks: the processes that share the work.
 
     Raises:
@@ -62,16 +64,18 @@ def calibrate_model(
     length = recipe.train.seq_len
     windows = -(-tokens // length)
     if source == "training":
-        batches = training_text(_checked(dataset, recipe), recipe, windows)
+        batches = training_text(_checked(dataset, recipe), recipe, windows, seed=seed)
     else:
-        batches = written_text(model, recipe.final_schedule, windows, length)
-    return calibrate(model, recipe.final_schedule, batches, names=names, metric=metric, seed=SEED, ranks=ranks)
+        batches = written_text(model, recipe.final_schedule, windows, length, seed=seed)
+    return calibrate(model, recipe.final_schedule, batches, names=names, metric=metric, seed=seed, ranks=ranks)
 
 
-def training_text(dataset: Dataset, recipe: Recipe, windows: int) -> Iterator[Int64[np.ndarray, "B T"]]:
+def training_text(
+    dataset: Dataset, recipe: Recipe, windows: int, *, seed: int = SEED
+) -> Iterator[Int64[np.ndarray, "B T"]]:
     """Cut the first windows of the training text, in an order of the recipe's loader, into batches."""
     length = recipe.train.seq_len
-    loader = build_loader(recipe.train.loader, dataset.train, bos_id=dataset.tokenizer.bos_id, seed=SEED)
+    loader = build_loader(recipe.train.loader, dataset.train, bos_id=dataset.tokenizer.bos_id, seed=seed)
     size = max(1, BATCH_TOKENS // length)
     for start in range(0, windows, size):
         count = min(size, windows - start)

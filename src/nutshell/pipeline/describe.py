@@ -14,6 +14,7 @@ from nutshell.model.effects import active_at
 from nutshell.model.lm import LM
 from nutshell.model.seams import Place
 from nutshell.nn.params import ParamTable
+from nutshell.quant.config import check_roles
 from nutshell.recipe import Recipe, Resolved
 from nutshell.train.phases import Phase
 
@@ -24,11 +25,15 @@ def describe(resolved: Resolved) -> dict[str, Any]:
     Virtual layers and skips are those of the schedule that is packed and scored; `phases` has all that are trained.
     Parameters are those of all schedules that are trained; `num_packed_params` counts those of the packed one alone.
     `parts` splits parameters and FLOPs by seam and kind.
+
+    Raises:
+        RecipeError: a rule of packing is for weights that the model does not have.
     """
     recipe = resolved.recipe
     model, schedule = recipe.model, recipe.final_schedule
     with torch.device("meta"):
         table = ParamTable.of(LM(model, recipe.schedules))
+    check_roles(recipe.pack.rules, table)
     parts = _parts(recipe)
     return {
         "name": resolved.name,

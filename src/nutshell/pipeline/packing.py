@@ -21,6 +21,7 @@ from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
 from nutshell.pipeline.calibrating import calibrate_model
 from nutshell.pipeline.weights import unpacked_model
+from nutshell.quant.config import check_roles
 from nutshell.quant.grids import OpenGrid
 from nutshell.quant.statistics import Statistics
 from nutshell.recipe import Recipe
@@ -53,6 +54,7 @@ def pack_run(
         raise RunError(f"{run_dir / store.WEIGHTS}: not the weights that {store.RECEIPT} names; train the run again")
     with torch.device("meta"):
         table = ParamTable.of(LM(recipe.model, [recipe.final_schedule]))
+    check_roles(config.rules, table)
     contents = Contents.of(
         weights,
         table,

@@ -1,11 +1,13 @@
 """What a recipe says about quantization: which roles, by which method, on which grid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from nutshell.config.struct import Kind
+from nutshell.config.struct import Kind, kind_of
+from nutshell.errors import RecipeError
+from nutshell.nn.params import ParamRow
 from nutshell.quant.grids import Grid, OpenGrid, RateGrid
 from nutshell.quant.lqer import Lqer
 
@@ -16,7 +18,7 @@ QuantRole = Literal["matrix", "projection", "embedding", "head", "gate"]
 class RuleKind(Kind, frozen=True, kw_only=True):
     """Base of all rules: the roles that it quantizes, on which grid, and with which correction."""
 
-    roles: tuple[QuantRole, ...]
+    roles: Annotated[tuple[QuantRole, ...], Meta(min_length=1)]
     grid: Grid = RateGrid()
     lqer: Lqer | None = None
 
@@ -74,6 +76,21 @@ QuantRule = RtnConfig | GptqConfig | TrellisConfig
 def is_quantized(shape: Sequence[int]) -> bool:
     """Say whether rules act on parameters of a shape: a vector of any role is stored in fp16."""
     return len(shape) == 2
+
+
+def check_roles(rules: Iterable[QuantRule], table: Iterable[ParamRow]) -> None:
+    """Refuse a rule for weights that the model does not have: it would do nothing.
+
+    Raises:
+        RecipeError: so it is.
+    """
+    roles = {row.role for row in table if is_quantized(row.shape)}
+    for rule in rules:
+        if idle := [role for role in rule.roles if role not in roles]:
+            raise RecipeError(
+                f"pack.rules: '{kind_of(rule)}' is for the role '{idle[0]}', and no matrix of the model has that; "
+                f"there are {', '.join(sorted(roles))}"
+            )
 
 
 def rule_for(rules: Sequence[QuantRule], role: str, shape: Sequence[int]) -> QuantRule | None:

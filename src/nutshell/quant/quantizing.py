@@ -1,6 +1,7 @@
 """The contract of all quantizers: a weight, its statistics and a rule to integer planes, and planes to the weight.
 
-Pure: the same arguments give the same planes, on every machine and thread count of one build of the libraries.
+Pure: the same arguments give the same planes on any number of threads. Another processor may round a factorisation
+otherwise and give others; what planes decode to is the same everywhere.
 """
 
 from collections.abc import Callable

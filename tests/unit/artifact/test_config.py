@@ -24,6 +24,7 @@ def config(*rules, **others):
         ([RTN], {"margin_bytes": 1_000}, "margin_bytes must be from 0 to below the budget, got 1000"),
         ([RTN], {"margin_bytes": -1}, "margin_bytes must be from 0"),
         ([RTN, RTN], {}, "role 'matrix' is claimed by two rules"),
+        ([RTN | {"roles": []}], {}, "roles.*length >= 1"),
     ],
 )
 def test_contradictions_are_refused(rules, others, message):

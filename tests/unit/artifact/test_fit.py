@@ -40,6 +40,6 @@ def test_a_size_that_jumps_ends_at_the_finest_that_fits():
 def test_a_roomy_budget_ends_at_the_finest_and_an_impossible_one_at_the_coarsest():
     best, packings = search(curved, 10**9, HIGHEST_RATE_BITS, 62_500)
     assert (best.rate_bits, packings) == (HIGHEST_RATE_BITS, 1)
-    best, packings = search(curved, 50_000, 1.5, 62_500)
+    best, packings = search(curved, 40_000, 1.5, 62_500)
     assert best is None
     assert packings <= 3

@@ -17,7 +17,7 @@ from nutshell.artifact.pack import Contents, Packer
 from nutshell.artifact.predictor import ModelPredictor, ModelStepper
 from nutshell.config.loader import decode, to_toml
 from nutshell.data.tokenizer_training import train_tokenizer
-from nutshell.errors import ArtifactError, BudgetError
+from nutshell.errors import ArtifactError, BudgetError, NutshellError
 from nutshell.nn.params import ParamTable
 from nutshell.quant.grids import AbsmaxGrid
 from nutshell.quant.rtn import round_trip
@@ -173,7 +173,7 @@ def test_extra_bits_shift_one_role_against_the_other(tokenizer):
 
 def test_a_budget_nothing_meets_is_refused_with_numbers(tokenizer):
     whole, *_ = contents(tokenizer)
-    message = r"the artifact has [\d,.]+ k?B at 1 bits a weight, over the budget of 5,000 B"
+    message = r"the artifact has [\d,.]+ k?B at 0.25 bits a weight, over the budget of 5,000 B"
     with pytest.raises(BudgetError, match=message):
         fit(whole, msgspec.structs.replace(rules(FITTED), budget_bytes=5_000))
     fixed = rules({"kind": "rtn", "roles": ["matrix", "embedding"], "grid": {"kind": "absmax", "bits": 8}})
@@ -274,3 +274,49 @@ def test_unpacked_sections_match_what_was_packed(tokenizer):
     whole, *_ = contents(tokenizer)
     packed = Packer(whole, rules(FITTED)).pack(4.0)
     assert unpack_container(packed.content).sections == packed.container.sections
+
+
+@pytest.mark.usefixtures("plain_coding")
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_weighted_correction_goes_to_what_costs_most_and_another_to_the_largest_error(tokenizer, weighted):
+    whole = contents(tokenizer)[0]
+    lqer = {"kind": "symmetric", "rank": 2, "top": 1, "weighted": weighted}
+    rule = {"kind": "rtn", "roles": ["matrix"], "grid": {"kind": "absmax", "bits": 3}, "lqer": lqer}
+    table = {"budget_bytes": 40_000, "rules": [rule]}
+    if weighted:
+        table["calibration"] = {"kind": "generated"}
+    config = decode(table, PackConfig, where="test")
+    matrices = [name for name, role in whole.roles.items() if role == "matrix" and whole.weights[name].ndim == 2]
+    plain = decode({"budget_bytes": 40_000, "rules": [{**rule, "lqer": None}]}, PackConfig, where="test")
+    rounded = dict(load(Packer(whole, plain).pack(None).content).model.named_parameters())
+    errors = {name: (whole.weights[name] - rounded[name].detach()).square().sum().item() for name in matrices}
+    largest, least = max(errors, key=errors.get), min(errors, key=errors.get)
+
+    def equal(name, importance):
+        rows, cols = whole.weights[name].shape
+        return Statistics(torch.eye(cols, dtype=torch.float64), torch.full((rows,), importance, dtype=torch.float64))
+
+    statistics = {name: equal(name, 1e6 if name == least else 1.0) for name in matrices}
+    packed = Packer(whole, config, statistics if weighted else {}).pack(None)
+    corrected = {name for name, kind in packed.container.sections if kind == "lqer_left"}
+    assert corrected == {least if weighted else largest}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("role", ["matrix", "gain"])
+def test_weights_that_are_not_finite_are_refused_by_name(tokenizer, value, role):
+    whole = contents(tokenizer)[0]
+    name = next(name for name, other in whole.roles.items() if other == role)
+    broken = whole.weights[name].clone()
+    broken.view(-1)[0] = value
+    weights = {**whole.weights, name: broken}
+    with pytest.raises(NutshellError, match=f"'{name}' is not finite"):
+        Packer(dataclasses.replace(whole, weights=weights), rules(FITTED))
+
+
+def test_a_vector_beyond_fp16_is_refused_by_name(tokenizer):
+    whole = contents(tokenizer)[0]
+    name = next(name for name, role in whole.roles.items() if role == "gain")
+    weights = {**whole.weights, name: torch.full_like(whole.weights[name], 1e5)}
+    with pytest.raises(NutshellError, match=f"'{name}' has 100000, beyond fp16"):
+        Packer(dataclasses.replace(whole, weights=weights), rules(FITTED))

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from nutshell.errors import RecipeError
 from nutshell.pipeline.describe import describe
 from small_recipes import resolve_changed
 
@@ -184,3 +185,8 @@ def test_what_acts_once_is_listed(described):
     description = described()
     assert (description["inputs"], description["logits"]) == (["embed_norm"], ["softcap"])
     assert description["norms"] == {"attention": "pre", "mlp": "pre"}
+
+
+def test_a_rule_for_weights_that_the_model_does_not_have_is_refused(described):
+    with pytest.raises(RecipeError, match="'rtn' is for the role 'head', and no matrix of the model has that"):
+        described(('"matrix", "embedding"]', '"matrix", "embedding", "head"]'))

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from nutshell.errors import RunError, UsageError
 from nutshell.files import sha256_file
 from nutshell.model.lm import LM
 from nutshell.pipeline import explain as explaining
-from nutshell.pipeline.explain import explain
+from nutshell.pipeline.calibrating import SEED, calibrate_model
+from nutshell.pipeline.explain import _bound, explain
 from nutshell.pipeline.packing import pack_run
+from nutshell.quant.statistics import Statistics
 from nutshell.recipe import resolve
 from nutshell.report.explain_tables import explain_view
 from nutshell.report.terminal import THEME
@@ -154,3 +157,30 @@ def test_an_artifact_of_other_weights_is_not_explained(run, tmp_path):
     (tmp_path / "pack.json").unlink()
     with pytest.raises(RunError, match="pack the run first"):
         explain(tmp_path, data)
+
+
+def test_the_bound_pours_water_over_the_rows_and_the_axes_of_the_inputs():
+    """Two rows of variances 1 and 100, two axes of 4 and 0.25: components of 4, 0.25, 400 and 25 under one level."""
+    weight = torch.tensor([[1.0, -1.0], [10.0, -10.0]])
+    turn = torch.tensor([[3.0, -4.0], [4.0, 3.0]], dtype=torch.float64) / 5
+    hessian = turn @ torch.diag(torch.tensor([4.0, 0.25], dtype=torch.float64)) @ turn.T
+    known = Statistics(hessian, torch.tensor([1.0, 1.0], dtype=torch.float64))
+    level = 1.0  # above the smallest component, which is left out: distortions 1, 0.25, 1, 1
+    bits = (math.log2(4) + math.log2(400) + math.log2(25)) / 2 / 4
+    assert _bound(weight, known, nats=(3 * level + 0.25) / 2) == pytest.approx(bits, rel=1e-6)
+
+
+def test_curvature_is_measured_on_other_text_than_packing_is_calibrated_on(run, tmp_path, monkeypatch):
+    seeds = []
+
+    def noted(*arguments, seed=SEED, **options):
+        seeds.append(seed)
+        return calibrate_model(*arguments, seed=seed, **options)
+
+    made = tmp_path / "run"
+    shutil.copytree(run[0], made)
+    monkeypatch.setattr(explaining, "CALIBRATION_TOKENS", 400)
+    monkeypatch.setattr(explaining, "calibrate_model", noted)
+    explain(made, run[1], tokens=100)
+    assert len(seeds) == 1
+    assert SEED not in seeds

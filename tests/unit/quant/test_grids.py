@@ -352,7 +352,7 @@ def test_under_the_floor_the_published_search_searches_nothing():
         ({"kind": "percentile", "bits": 6, "quantile": 1.5}, "<= 1"),
         ({"kind": "percentile_search", "bits": 6, "quantiles": [0.9]}, "two or more that differ"),
         ({"kind": "percentile_search", "bits": 6, "quantiles": [0.9, 0.9]}, "two or more that differ"),
-        ({"kind": "hessian_sd_clip", "bits": 6, "sigmas": 12.85, "strength": 2.0}, "<= 1"),
+        ({"kind": "hessian_sd_clip", "bits": 6, "sigmas": 12.85, "strength": 2.0}, "< 1.0"),
         ({"kind": "mixed", "bits": [6, 6, 8]}, "bits must rise, got [6, 6, 8]"),
         ({"kind": "mixed", "low_share": 0.6, "high_share": 0.6}, "low_share and high_share make more than 1"),
         ({"kind": "mixed_rate", "spread_bits": 0.0}, "> 0"),

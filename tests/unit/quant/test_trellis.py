@@ -180,3 +180,15 @@ def test_the_same_codes_from_many_threads():
 def test_wide_codes_are_int16_and_others_int8():
     assert trellis(normal(20, 20)).codes.dtype == np.int8
     assert trellis(normal(20, 20), rate_bits=9.0, grid=SlopeGrid()).codes.dtype == np.int16
+
+
+@pytest.mark.parametrize("far", [1e3, 1e5, -1e6])
+@pytest.mark.parametrize("feedback", [False, True])
+def test_a_weight_far_out_widens_its_row_and_is_not_cut(far, feedback):
+    weight = normal(24, 32)
+    weight[3, 5] = far
+    statistics = Statistics(torch.eye(32, dtype=torch.float64), torch.ones(24, dtype=torch.float64))
+    decoded = dequantize(trellis(weight, grid=SlopeGrid(), statistics=statistics, feedback=feedback, rate_weight=0.0))
+    assert decoded[3, 5].item() == pytest.approx(far, rel=1e-3)
+    others = torch.arange(24) != 3
+    assert (decoded - weight)[others].abs().max() < 1.0

@@ -88,7 +88,7 @@ class HessianSdClipGrid(GridKind, frozen=True, tag="hessian_sd_clip"):
 
     bits: Bits
     sigmas: Positive
-    strength: Annotated[float, Meta(gt=0, le=1)] = 0.175
+    strength: Annotated[float, Meta(gt=0, lt=1)] = 0.175
 
     @property
     def largest(self) -> int:

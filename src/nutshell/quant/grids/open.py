@@ -85,7 +85,7 @@ class SlopeGrid(OpenKind, frozen=True, tag="slope"):
 
     @property
     def largest(self) -> int:
-        return WIDEST_CODE
+        return WIDEST_CODE // 2  # a trellis halves the step
 
     def free_scale(
         self, weight: Float[Tensor, "R C"], *, statistics: Statistics | None, precision: Precision
