@@ -374,3 +374,13 @@ def test_a_trellis_takes_only_open_grids():
 def test_every_grid_has_a_test_above():
     tested = {name for name in globals() if name.endswith("Grid")} - {"Grid"}
     assert {kind.__name__ for kind in Grid.__args__} == tested
+
+
+def test_slope_goes_by_sensitivities_down_to_a_millionth_of_their_mean():
+    importance = torch.tensor([1.0, 1e-2, 1e-4, 1e-9, 1e-20], dtype=torch.float64)
+    statistics = Statistics(torch.eye(64, dtype=torch.float64), importance)
+    levels = SlopeGrid().fit(torch.randn(5, 64), statistics=statistics, precision=Precision(3.0))
+    octaves = (levels.scale.double() / levels.scale[0].double()).log2()
+    least = 1e-6 * float(importance.mean())
+    expected = [0.0, math.log2(10), math.log2(100), *2 * [-0.5 * math.log2(least)]]
+    assert octaves.tolist() == pytest.approx(expected, abs=0.13 + 0.01)  # quarters of an octave, and fp16
