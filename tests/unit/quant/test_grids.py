@@ -383,4 +383,6 @@ def test_slope_goes_by_sensitivities_down_to_a_millionth_of_their_mean():
     octaves = (levels.scale.double() / levels.scale[0].double()).log2()
     least = 1e-6 * float(importance.mean())
     expected = [0.0, math.log2(10), math.log2(100), *2 * [-0.5 * math.log2(least)]]
-    assert octaves.tolist() == pytest.approx(expected, abs=0.13 + 0.01)  # quarters of an octave, and fp16
+    assert octaves.tolist() == pytest.approx(
+        expected, abs=0.26
+    )  # either end is rounded to a quarter of an octave, and to fp16
