@@ -2,8 +2,9 @@
 
 `damage` changes bytes anywhere. `reseal` gives the result a correct checksum again, as a hostile author can.
 `rewrite` changes the manifest's JSON (sizes, shapes, dtypes, chains, names) and seals that; `reword` changes the
-recipe, `respell` the tokenizer, and `bomb` makes a section swell. Whatever comes of it, `outcome` allows two things:
-the artifact is read, or one ArtifactError of one line. Anything else, a crash included, is a bug.
+recipe, `respell` the tokenizer, `remodel` the numbers at the front of a payload, and `bomb` makes a section swell.
+`absurdities` does what chance would not: one absurd value in each place by turns. Whatever comes of it, `outcome`
+allows two things: the artifact is read, or one ArtifactError of one line. Anything else, a crash included, is a bug.
 """
 
 import hashlib
@@ -12,15 +13,19 @@ import lzma
 import random
 import re
 import struct
+import tomllib
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import brotli
 import numpy as np
+import tomli_w
 
-from nutshell.artifact.container import DIGEST_BYTES, Section, pack_container, unpack_container
+from nutshell.artifact.container import DIGEST_BYTES, MAGIC, VERSION, Section, unpack_container
 from nutshell.artifact.load import load
+from nutshell.artifact.predictor import ModelStepper
 from nutshell.errors import ArtifactError
+from nutshell.score.generate import generate
 
 HEAD_BYTES = 10
 NUMBERS = [0, 1, 2, 3, 7, 64, 255, 256, 65535, 65536, 2**20, 2**28, 2**28 + 1, 2**31, 2**32, 2**63, 10**30, -1, 0.5]
@@ -45,6 +50,9 @@ TEXTS = [
     "a" * 999,
 ]
 SCHEDULES = ["0-99999999", "(0)x999999999", "(" * 2000, "((0)x500)x500", "0 1 2", "", "2 1"]
+# What a list or a number of a recipe may be replaced by.
+ABSURD = [0, -1, 1, 3, 2**20, 2**63, 10**30, 0.5, -1e300, float("nan"), float("inf"), True, "", "x", [], [[]], {}]
+FRONT_BYTES = 24
 EXTREMES = [b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\0\0\0\0"]
 
 
@@ -80,16 +88,25 @@ def reseal(content):
 
 def rewrite(content, rng):
     """Change one to three values of the manifest, or its list of sections, and seal the result."""
-    (manifest_bytes,) = struct.unpack_from("<I", content, 6)
-    rest = content[HEAD_BYTES + manifest_bytes : -DIGEST_BYTES]
-    manifest = json.loads(brotli.decompress(content[HEAD_BYTES : HEAD_BYTES + manifest_bytes]))
+    manifest, rest = open_frame(content)
     for _ in range(rng.choice([1, 1, 2, 3])):
         _alter(manifest["sections"], rng)
     if rng.random() < 0.1:
         manifest[rng.choice(["sections", "metadata", "more"])] = rng.choice([{}, [], None, 3, [[]], {"a": [[[]]]}])
-    packed = brotli.compress(json.dumps(manifest).encode(), quality=1)
-    head = content[:6] + struct.pack("<I", len(packed))
-    return reseal(head + packed + rest + bytes(DIGEST_BYTES))
+    return close_frame(json.dumps(manifest).encode(), rest)
+
+
+def open_frame(content):
+    """Give the manifest as a table, and the payloads."""
+    (manifest_bytes,) = struct.unpack_from("<I", content, 6)
+    rest = content[HEAD_BYTES + manifest_bytes : -DIGEST_BYTES]
+    return json.loads(brotli.decompress(content[HEAD_BYTES : HEAD_BYTES + manifest_bytes])), rest
+
+
+def close_frame(manifest, rest):
+    """Put a manifest's JSON and payloads under a correct checksum."""
+    packed = brotli.compress(manifest, quality=1)
+    return reseal(MAGIC + struct.pack("<HI", VERSION, len(packed)) + packed + rest + bytes(DIGEST_BYTES))
 
 
 def _alter(sections, rng):
@@ -111,11 +128,17 @@ def _alter(sections, rng):
 
 def replace_section(content, name, array):
     """Store other bytes under the name of a section, in a container that is correct otherwise."""
-    container = unpack_container(content)
-    sections = dict(container.sections)
-    kind = next(kind for owner, kind in sections if owner == name)
-    sections[name, kind] = Section.encode(name, kind, array=np.frombuffer(array, np.uint8), chain=("raw",))
-    return pack_container(sections.values(), container.metadata)
+    kind = next(kind for owner, kind in unpack_container(content).sections if owner == name)
+    return put_section(content, Section.encode(name, kind, array=np.frombuffer(array, np.uint8), chain=("raw",)))
+
+
+def put_section(content, section):
+    """Add a section, or replace the one of its name and kind, and seal the result whatever the section says."""
+    sections = {**unpack_container(content).sections, (section.name, section.kind): section}
+    ordered = [section for _, section in sorted(sections.items())]
+    entries = [[s.name, s.kind, s.dtype, s.shape, s.chain, len(s.payload)] for s in ordered]
+    manifest = json.dumps({"metadata": {}, "sections": entries}).encode()
+    return close_frame(manifest, b"".join(section.payload for section in ordered))
 
 
 def read_section(content, name):
@@ -139,6 +162,16 @@ def respell(content, rng):
     return replace_section(content, "tokenizer", damage(read_section(content, "tokenizer"), rng))
 
 
+def remodel(content, rng):
+    """Change one to three of the first bytes of a payload, where a coder has its model."""
+    section = rng.choice([each for each in unpack_container(content).sections.values() if each.payload])
+    payload = bytearray(section.payload)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        at = rng.randrange(min(len(payload), FRONT_BYTES))
+        payload[at] = rng.choice([0, 1, 2, 127, 128, 255, payload[at] ^ 1 << rng.randrange(8), rng.randrange(256)])
+    return put_section(content, replace(section, payload=bytes(payload)))
+
+
 @cache
 def _swelling(size):
     """Payloads of some bytes that become `size` zeros."""
@@ -155,26 +188,83 @@ def _swelling(size):
 
 def bomb(content, rng):
     """Give a section a payload that swells to far more than it says, or says so itself."""
-    sections = list(unpack_container(content).sections.values())
-    place = rng.randrange(len(sections))
+    section = rng.choice(list(unpack_container(content).sections.values()))
     size = rng.choice([1 << 16, 1 << 22, 1 << 24])
     chain, payload = rng.choice([*_swelling(size), (("ans",), b"\xff\xff\x03\x00\x01" + rng.randbytes(40))])
-    shape = rng.choice([sections[place].shape, (size,), (1 << 20, 1 << 7), (1, 1 << 27)])
-    sections[place] = replace(sections[place], chain=chain, payload=payload, shape=shape)
-    try:
-        return pack_container(sections, {})
-    except ArtifactError:  # beyond what a manifest may say: nothing to be read
-        return reseal(content[:40] + payload + content[40:])
+    shape = rng.choice([section.shape, (size,), (1 << 20, 1 << 7), (1, 1 << 27)])
+    return put_section(content, replace(section, chain=chain, payload=payload, shape=shape))
+
+
+def absurdities(content):
+    """List what makes `(sort, bytes)`: an absurd value in each place of manifest, fronts of payloads and recipe."""
+    makers = []
+    manifest, rest = open_frame(content)
+    for place, section in enumerate(manifest["sections"]):
+        for field in range(len(section)):
+            lists = [[number] for number in NUMBERS] if field == 3 else [[text] for text in TEXTS] if field == 4 else []
+            makers += [
+                partial(_absurd_manifest, manifest, rest, ("sections", place, field), value)
+                for value in [*NUMBERS, *TEXTS, [], {}, None, *lists]
+            ]
+    for section in unpack_container(content).sections.values():
+        makers += [
+            partial(_absurd_payload, content, section, at, byte)
+            for at in range(min(len(section.payload), FRONT_BYTES))
+            for byte in (0, 1, 127, 128, 255)
+        ]
+    if is_model(content):
+        table = tomllib.loads(read_section(content, "recipe").decode())
+        makers += [partial(_absurd_recipe, content, table, path, value) for path in _paths(table) for value in ABSURD]
+    return makers
+
+
+def _absurd_manifest(manifest, rest, path, value):
+    return "absurd manifest", close_frame(json.dumps(_changed(manifest, path, value)).encode(), rest)
+
+
+def _absurd_payload(content, section, at, byte):
+    payload = section.payload[:at] + bytes([byte]) + section.payload[at + 1 :]
+    return "absurd payload", put_section(content, replace(section, payload=payload))
+
+
+def _absurd_recipe(content, table, path, value):
+    return "absurd recipe", replace_section(content, "recipe", tomli_w.dumps(_changed(table, path, value)).encode())
+
+
+def _paths(table):
+    """List the places of a table's tables, lists and values."""
+    items = table.items() if isinstance(table, dict) else enumerate(table) if isinstance(table, list) else ()
+    for key, value in items:
+        yield (key,)
+        yield from ((key, *path) for path in _paths(value))
+
+
+def _changed(table, path, value):
+    if not path:
+        return value
+    copy = dict(table) if isinstance(table, dict) else list(table)
+    copy[path[0]] = _changed(copy[path[0]], path[1:], value)
+    return copy
+
+
+def _use(loaded):
+    """Write two tokens: what loads must run, or say that it cannot."""
+    prompt = np.zeros(1, np.int64)
+    generate(ModelStepper(loaded), prompt, bos_id=loaded.tokenizer.bos_id, max_tokens=2, temperature=1.0, seed=0)
+
+
+def is_model(content):
+    return ("recipe", "recipe") in unpack_container(content).sections
 
 
 def outcome(content):
-    """Read and decode everything: "read", or the message of the one error that is allowed."""
+    """Read, decode and use everything: "read", or the message of the one error that is allowed."""
     try:
         container = unpack_container(content)
         for section in container.sections.values():
             section.decode()
         if ("recipe", "recipe") in container.sections:
-            load(content)
+            _use(load(content))
     except ArtifactError as error:
         message = str(error)
         assert message.isprintable(), f"not one line: {message!r}"
@@ -183,21 +273,23 @@ def outcome(content):
     return "read"
 
 
-def mutants(content, rng: random.Random, count):
-    """Yield `count` of each sort: `(sort, bytes)`."""
-    for _ in range(count):
-        damaged = damage(content, rng)
-        yield "damaged", damaged
-        yield "resealed", reseal(damaged)
-        yield "rewritten", rewrite(content, rng)
-        yield "bomb", bomb(content, rng)
-        if ("recipe", "recipe") in unpack_container(content).sections:
-            yield "reworded", reword(content, rng)
-            yield "respelt", respell(content, rng)
+SORTS = {
+    "damaged": damage,
+    "resealed": lambda content, rng: reseal(damage(content, rng)),
+    "rewritten": rewrite,
+    "remodelled": remodel,
+    "bomb": bomb,
+}
+SORTS_OF_MODELS = {"reworded": reword, "respelt": respell}
 
 
-def endless_mutants(contents, rng: random.Random):
-    """Yield mutants of several artifacts by turns, without an end."""
-    while True:
-        for content in contents:
-            yield from mutants(content, rng, 1)
+def mutant(content, seed, number):
+    """Make one of endlessly many mutants, `(sort, bytes)`: the sorts take turns, and none needs those before it."""
+    sorts = list((SORTS | SORTS_OF_MODELS if is_model(content) else SORTS).items())
+    sort, change = sorts[number % len(sorts)]
+    return sort, change(content, random.Random(f"{seed} {number}"))
+
+
+def mutants(content, seed, count):
+    """Yield the first `count` mutants."""
+    return (mutant(content, seed, number) for number in range(count))

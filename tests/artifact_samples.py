@@ -39,6 +39,12 @@ def all_coders():
             Section.encode("d", "float", array=codec_arrays.scales(), chain=("shuffle", "lzma")),
             Section.encode("e", "text", array=text, chain=("brotli",)),
             Section.encode("f", "raw", array=codec_arrays.scales(), chain=("raw",)),
+            Section.encode("g", "levels", array=codec_arrays.levels(8)[:, :16], chain=("trellis8",)),
+            Section.encode("h", "rows", array=codec_arrays.one_bell()[:8], chain=("sort_rows", "zstd")),
+            Section.encode(
+                "i", "planes", array=codec_arrays.one_bell()[:8], chain=("transpose", "bitplanes", "brotli")
+            ),
+            Section.encode("j", "scale", array=codec_arrays.scales(), chain=("bits", "ans")),
         ],
         {"producer": "test"},
     )

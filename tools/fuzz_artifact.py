@@ -2,25 +2,29 @@
 
     python tools/fuzz_artifact.py [--count 100000] [--seed 0] [--out results/fuzz.json]
 
-Two artifacts: one with every coder, and one of a whole small model with every kind of section. Mutants are of the
-sorts of tests/artifact_mutations.py: damaged bytes, the same under a new checksum, a manifest or a recipe with absurd
-values, and compression bombs. Each is read to the end. It must give ArtifactError or a model, within `--seconds` of
-processor time and with no more memory than is allowed for an artifact of that size; anything else ends this program
-with the mutant's number, from which it can be made again.
+Two artifacts: one with every coder, and one of a whole small model with every kind of section. First each place of
+their manifests, payloads' fronts and recipe has absurd values by turns; then come random mutants of the sorts of
+tests/artifact_mutations.py: damaged bytes, the same under a new checksum, other manifests, models, recipes and
+tokenizers, and compression bombs. Each is read to the end. It must give ArtifactError or a model, within `--seconds`
+of processor time and `--megabytes` beyond what was in use before; anything else ends this program with the mutant's
+number, from which it can be made again. A run that was broken off goes on from its report, if neither the code nor the
+artifacts are others by now.
 """
 
-import collections
+import hashlib
 import json
-import random
 import resource
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from cyclopts import App
 
+import nutshell
 from nutshell.files import write_json
 from nutshell.machine import processor, versions
 
@@ -29,6 +33,7 @@ import artifact_mutations
 import artifact_samples
 
 app = App(help=__doc__)
+REPORT_EVERY = 1000
 
 
 class TooSlow(BaseException):
@@ -36,41 +41,86 @@ class TooSlow(BaseException):
 
 
 @app.default
-def main(*, count: int = 100_000, seed: int = 0, seconds: float = 30.0, out: Path | None = None) -> None:
+def main(
+    *, count: int = 100_000, seed: int = 0, seconds: float = 30.0, megabytes: int = 1024, out: Path | None = None
+) -> None:
     """Try `count` mutants."""
     samples = {"all coders": artifact_samples.all_coders(), "whole model": artifact_samples.whole_model()}
     for content in samples.values():
         assert artifact_mutations.outcome(content) == "read"
     signal.signal(signal.SIGPROF, _give_up)
-    outcomes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    before, start, slowest = _peak_bytes(), time.perf_counter(), 0.0
-    mutants = artifact_mutations.endless_mutants(list(samples.values()), random.Random(seed))
-    for number in range(count):
-        sort, mutant = next(mutants)
-        began = time.perf_counter()
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            result = artifact_mutations.outcome(mutant)
-        except BaseException:
-            print(f"mutant {number} of seed {seed} ({sort}, {len(mutant)} bytes)")
-            raise
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-        slowest = max(slowest, time.perf_counter() - began)
+    report = _begun(out, seed, samples)
+    grown, before = report["peak_memory_growth_bytes"], _peak_bytes()
+    for number, (sort, mutant) in _numbered(list(samples.values()), seed, range(report["mutants"], count)):
+        took, result = _timed(mutant, seconds, f"mutant {number} of seed {seed} ({sort}, {len(mutant)} bytes)")
         assert sort != "damaged" or result != "read" or mutant in samples.values(), f"mutant {number}: not noticed"
-        outcomes[sort]["read" if result == "read" else "ArtifactError"] += 1
-    report = {
-        "mutants": count,
-        "seed": seed,
-        "outcomes": {sort: dict(counts) for sort, counts in sorted(outcomes.items())},
-        "slowest_seconds": slowest,
-        "peak_memory_growth_bytes": _peak_bytes() - before,
-        "seconds": time.perf_counter() - start,
-        "artifact_bytes": {name: len(content) for name, content in samples.items()},
-    }
+        outcomes = report["outcomes"].setdefault(sort, {"ArtifactError": 0, "read": 0})
+        outcomes["read" if result == "read" else "ArtifactError"] += 1
+        report["mutants"] = number + 1
+        report["processor_seconds"] += took
+        report["slowest"] = max(report["slowest"], [took, number, sort])
+        report["peak_memory_growth_bytes"] = max(grown, _peak_bytes() - before)
+        assert report["peak_memory_growth_bytes"] < megabytes * 10**6, f"mutant {number} ({sort}): too much memory"
+        if out and (report["mutants"] % REPORT_EVERY == 0 or report["mutants"] == count):
+            write_json(out, report)
     print(json.dumps(report))
-    if out:
-        write_json(out, {"processor": processor(), "versions": versions(), **report})
+
+
+def _begun(out: Path | None, seed: int, samples: dict[str, bytes]) -> dict[str, Any]:
+    """Give the report of a run that was broken off, or an empty one."""
+    facts = {
+        "seed": seed,
+        "code_sha256": _code_sha256(),
+        "artifacts": {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in samples.items()},
+    }
+    if out and out.exists():
+        found = json.loads(out.read_text())
+        if facts.items() <= found.items():
+            return found
+    return {
+        "processor": processor(),
+        "versions": versions(),
+        **facts,
+        "mutants": 0,
+        "outcomes": {},
+        "slowest": [0.0, 0, ""],
+        "processor_seconds": 0.0,
+        "peak_memory_growth_bytes": 0,
+    }
+
+
+def _code_sha256() -> str:
+    """Digest all code that may read an artifact, and that makes mutants."""
+    root = Path(nutshell.__file__).parent
+    read_by = ("artifact", "codec", "config", "data", "model", "nn", "quant")
+    files = sorted(path for folder in read_by for path in (root / folder).rglob("*.py"))
+    makers = [Path(module.__file__) for module in (artifact_mutations, artifact_samples) if module.__file__]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [*files, *makers])).hexdigest()
+
+
+def _numbered(contents: list[bytes], seed: int, numbers: range) -> Iterator[tuple[int, tuple[str, bytes]]]:
+    """Make mutants by their numbers: what is absurd first, then random ones of each artifact by turns."""
+    absurd = [maker for content in contents for maker in artifact_mutations.absurdities(content)]
+    for number in numbers:
+        if number < len(absurd):
+            yield number, absurd[number]()
+        else:
+            turn, which = divmod(number - len(absurd), len(contents))
+            yield number, artifact_mutations.mutant(contents[which], seed, turn)
+
+
+def _timed(mutant: bytes, seconds: float, name: str) -> tuple[float, str]:
+    """Read a mutant; the processor time it took, and what came of it."""
+    began = time.process_time()
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        result = artifact_mutations.outcome(mutant)
+    except BaseException:
+        print(name)
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return time.process_time() - began, result
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> None:

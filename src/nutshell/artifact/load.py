@@ -2,7 +2,7 @@
 
 import tomllib
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
 import torch
@@ -22,6 +22,7 @@ from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
 from nutshell.printable import show_controls
 from nutshell.quant import rtn, trellis
+from nutshell.quant.lqer import MAX_RANK
 from nutshell.quant.quantizing import dequantize
 from nutshell.quant.workers import in_order
 
@@ -42,12 +43,16 @@ DTYPES = {
 _BEYOND_REASON = (ValueError, TypeError, RecursionError, OverflowError, MemoryError)
 
 
+# Of a window: a model that is read token by token has room for all of one.
+_Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 17)]
+
+
 class _TrainPart(msgspec.Struct):
-    seq_len: int
+    seq_len: _Tokens
 
 
 class _ScorePart(msgspec.Struct):
-    stride: int
+    stride: _Tokens
 
 
 class _RecipePart(msgspec.Struct):
@@ -109,6 +114,8 @@ def _load(container: Container) -> Loaded:
         schedule = recipe.model.depth.parse()
     except (NutshellError, *_BEYOND_REASON) as error:
         raise ArtifactError(f"its recipe or tokenizer cannot be used ({_one_line(error)})") from error
+    if recipe.score.stride > recipe.train.seq_len:
+        raise ArtifactError(f"its stride {recipe.score.stride} is longer than its windows of {recipe.train.seq_len}")
     if tokenizer.vocab_size != recipe.model.vocab_size:
         raise ArtifactError(f"its tokenizer has {tokenizer.vocab_size} tokens, its recipe {recipe.model.vocab_size}")
     if tokenizer.bos_id != recipe.model.bos_id:
@@ -122,7 +129,7 @@ def _load(container: Container) -> Loaded:
     stored = [_Stored.of(container, row) for row in rows]
     used = {("recipe", "recipe"), ("tokenizer", _tokenizer_kind(container))}.union(*(each.keys for each in stored))
     if left_over := sorted(set(container.sections) - used):
-        raise ArtifactError(f"section '{left_over[0][0]}' ({left_over[0][1]}) belongs to no weight of its recipe")
+        raise ArtifactError(f"section {left_over[0][0]!r} ({left_over[0][1]!r}) belongs to no weight of its recipe")
     values = in_order(_Stored.read, stored)
     weights = {row.name: value for row, value in zip(rows, values, strict=True)}
     model.load_state_dict(weights, assign=True)
@@ -191,15 +198,23 @@ class _Stored:
         return {(section.name, section.kind) for section in (self.main, *self.sides)}
 
     def read(self) -> Float[Tensor, "..."]:
-        """Decode and dequantize."""
+        """Decode and dequantize.
+
+        Raises:
+            ArtifactError: the sections are damaged, do not match, or give weights that are not finite.
+        """
         main = self.main.decode()
         if self.main.kind == "float":
-            return torch.from_numpy(main).float()
-        sides = {side.kind: side.decode() for side in self.sides}
-        try:
-            return dequantize(CodePlanes(codes=main, sides=sides, spec={"method": self._method}))
-        except ArtifactError as error:
-            raise ArtifactError(f"weight '{self.main.name}': {error}") from error
+            weight = torch.from_numpy(main).float()
+        else:
+            sides = {side.kind: side.decode() for side in self.sides}
+            try:
+                weight = dequantize(CodePlanes(codes=main, sides=sides, spec={"method": self._method}))
+            except ArtifactError as error:
+                raise ArtifactError(f"weight '{self.main.name}': {error}") from error
+        if not weight.isfinite().all():
+            raise ArtifactError(f"weight '{self.main.name}' has values that are not finite")
+        return weight
 
     @property
     def _method(self) -> str:
@@ -212,7 +227,7 @@ def _may_be_beside(kind: str, shape: tuple[int, ...], matrix: tuple[int, ...]) -
     if len(matrix) != 2:
         return False
     rows, cols = matrix
-    ranks = range(1, min(rows, cols) + 1)
+    ranks = range(1, min(MAX_RANK, rows, cols) + 1)
     match kind:
         case "scale":
             return shape in ((1,), (rows,)) or (len(shape) == 2 and shape[0] == rows and 1 <= shape[1] <= cols)

@@ -16,10 +16,15 @@ from nutshell.codec.coders import unbrotli
 from nutshell.errors import ArtifactError
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32")
-MAX_MANIFEST_BYTES = 1 << 20  # as JSON; some ten thousand sections
-MAX_DECODED_BYTES = 1 << 28  # of all sections together: an artifact of 64 MB at two bits a weight
+MAX_MANIFEST_BYTES = 1 << 20  # as JSON
+MAX_SECTIONS = 1 << 12
+# What all sections together may decode to, whatever they say: some 4 MB for nothing, as constants cost no bytes;
+# more in proportion to the payloads, down to a quarter of a bit for a code of one byte; and never more than 2^28.
+MAX_DECODED_BYTES, FREE_DECODED_BYTES, DECODED_PER_BYTE = 1 << 28, 1 << 22, 32
+# Sections that are text: tomllib takes time and memory by the square of a dotted key, SentencePiece some by the piece.
+MAX_BYTES_OF_KIND = {"recipe": 1 << 14, "tokenizer": 1 << 22, "pieces": 1 << 22}
 
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+_Name = Annotated[str, msgspec.Meta(max_length=200, pattern=r"\A[ -~]+\Z")]
 _Size = Annotated[int, msgspec.Meta(ge=0, le=MAX_DECODED_BYTES)]
 
 
@@ -50,7 +55,7 @@ def unpack_manifest(content: bytes) -> Manifest:
     """Read a manifest and check all that can be checked before any section is touched.
 
     Raises:
-        ArtifactError: it is damaged, contradicts itself, or promises more than MAX_DECODED_BYTES.
+        ArtifactError: it is damaged, contradicts itself, or promises more than a file of its size may hold.
     """
     try:
         manifest = msgspec.json.decode(unbrotli(content, max_bytes=MAX_MANIFEST_BYTES), type=Manifest)
@@ -59,14 +64,24 @@ def unpack_manifest(content: bytes) -> Manifest:
     keys = [(section.name, section.kind) for section in manifest.sections]
     if any(first >= second for first, second in itertools.pairwise(keys)):
         raise ArtifactError("the manifest's sections are out of order or repeated")
+    if len(keys) > MAX_SECTIONS:
+        raise ArtifactError(f"the manifest has {len(keys)} sections, at most {MAX_SECTIONS} are allowed")
+    _check_sizes(manifest.sections)
+    return manifest
+
+
+def _check_sizes(sections: list[SectionEntry]) -> None:
     total_bytes = 0
-    for section in manifest.sections:
+    for section in sections:
         if section.dtype not in DTYPES:
             raise ArtifactError(f"section {section.name!r} has the unknown dtype {section.dtype!r}")
         # An empty array may not hide an absurd size behind its zero.
-        total_bytes += math.prod(max(size, 1) for size in section.shape) * np.dtype(section.dtype).itemsize
-    if total_bytes > MAX_DECODED_BYTES:
+        num_bytes = math.prod(max(size, 1) for size in section.shape) * np.dtype(section.dtype).itemsize
+        total_bytes += num_bytes
+        if num_bytes > (allowed := MAX_BYTES_OF_KIND.get(section.kind, num_bytes)):
+            raise ArtifactError(f"a section of kind {section.kind!r} would decode to {num_bytes} bytes, over {allowed}")
+    payload_bytes = sum(section.num_bytes for section in sections)
+    if total_bytes > (allowed := min(MAX_DECODED_BYTES, FREE_DECODED_BYTES + DECODED_PER_BYTE * payload_bytes)):
         raise ArtifactError(
-            f"its sections would decode to {total_bytes} bytes, more than the {MAX_DECODED_BYTES} allowed"
+            f"its sections would decode to {total_bytes} bytes, more than the {allowed} allowed for {payload_bytes}"
         )
-    return manifest

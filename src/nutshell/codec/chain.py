@@ -50,5 +50,7 @@ def _parts(chain: Sequence[str]) -> tuple[list[Transform], Coder]:
     *names, last = chain
     if last not in CODERS or not all(name in TRANSFORMS for name in names):
         known = f"transforms {', '.join(TRANSFORMS)}, then one of {', '.join(CODERS)}"
-        raise ArtifactError(f"unknown coding {list(chain)}, this version has {known}")
+        raise ArtifactError(f"unknown coding {str(list(chain))[:200]}, this version has {known}")
+    if len(set(names)) < len(names):  # `sort_rows` of a line of bytes is five times as long, again and again
+        raise ArtifactError(f"a coding has a transform twice: {list(chain)}")
     return [TRANSFORMS[name] for name in names], CODERS[last]

@@ -20,7 +20,7 @@ from nutshell.codec.trellis_code import POLYNOMIALS
 from nutshell.codec.trellis_coder import TrellisAns
 from nutshell.errors import ArtifactError
 
-_BROTLI_STEP = 1 << 16
+_BROTLI_STEP = 1 << 20  # what is left of the payload is copied at each step
 _ZSTD_LEVEL, _ZSTD_SMALLEST_WINDOW_LOG = 22, 17
 
 

@@ -27,6 +27,7 @@ PRECISION_BITS = 24
 MAX_SYMBOLS = 1 << 16
 MIN_ROW_CODES, MAX_ROW_CODES = 16, 1 << 20  # shorter rows cannot pay for a rung; longer ones need none
 MAX_ROW_TABLE = 4  # frequencies for each code that a model of rows may have: a payload cannot ask for endless tables
+MIN_BLOCK_CODES = 32  # codes for each pair of a row's class and a column's: nor for endless rectangles
 NUM_RUNGS, RUNGS_PER_CLASS = 256, 4
 MAX_SHAPE, MAX_TAIL = 16, 20
 
@@ -229,6 +230,11 @@ class PlaneBells:
         """Count the sums of a row's class and a column's."""
         return self.rows.support.size + self.columns.support.size - 1
 
+    @property
+    def num_blocks(self) -> int:
+        """Count the pairs of a row's class and a column's."""
+        return self.rows.support.size * self.columns.support.size
+
     def by_class(self, support: Support) -> Int[np.ndarray, "K N"]:
         """Evaluate the bell of each sum of classes."""
         return self.bell.at_rungs(self.bell.rung + RUNGS_PER_CLASS * np.arange(self.num_classes), support)
@@ -261,8 +267,9 @@ class StaticModel:
         """Say whether an array of this shape may have this model: a plane's model needs rows, and enough codes."""
         if not isinstance(self.distribution, PlaneBells):
             return True
-        num_frequencies = self.support.size * self.distribution.num_classes
-        return has_rows(shape) and num_frequencies <= MAX_ROW_TABLE * math.prod(shape)
+        num_codes, num_frequencies = math.prod(shape), self.support.size * self.distribution.num_classes
+        has_codes = num_codes >= max(num_frequencies / MAX_ROW_TABLE, MIN_BLOCK_CODES * self.distribution.num_blocks)
+        return has_rows(shape) and has_codes
 
     def frequencies(self) -> Int[np.ndarray, " N"]:
         """Evaluate at every symbol; a plane's has no single answer."""

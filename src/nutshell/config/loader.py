@@ -65,8 +65,8 @@ def decode(table: Mapping[str, Any], type_: type[T], *, where: str) -> T:
     Raises:
         RecipeError: with `where` (a file or other source), the dotted path and the nearest valid name.
     """
-    for path, number in _not_finite(table):
-        raise RecipeError(f"{where}: '{path}': {number} is no finite number")
+    for path, fault in _unfit_numbers(table):
+        raise RecipeError(f"{where}: '{path}': {fault}")
     try:
         return msgspec.convert(table, type_, strict=True)
     except msgspec.ValidationError as error:
@@ -147,16 +147,21 @@ def _drop_none(value: Any) -> Any:
     return value
 
 
-def _not_finite(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, float]]:
-    """List the nan and inf of a table, which TOML can spell and no comparison with a bound can be trusted to refuse."""
+def _unfit_numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """List the numbers of a table that Python's TOML reads and nothing here is made for, and say why.
+
+    No comparison with a bound can be trusted to refuse nan, and an integer of thousands of digits cannot be printed.
+    """
     if isinstance(value, float) and not math.isfinite(value):
-        yield ".".join(path), value
+        yield ".".join(path), f"{value} is no finite number"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield ".".join(path), "an integer of more than 64 bits"
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _not_finite(item, (*path, str(key)))
+            yield from _unfit_numbers(item, (*path, str(key)))
     elif isinstance(value, list | tuple):
         for position, item in enumerate(value):
-            yield from _not_finite(item, (*path, str(position)))
+            yield from _unfit_numbers(item, (*path, str(position)))
 
 
 def _explain(message: str, table: Mapping[str, Any], type_: Any) -> str:

@@ -28,6 +28,8 @@ from nutshell.quant.statistics import Statistics
 SIDES = ("lqer_left", "lqer_left_scale", "lqer_right", "lqer_right_scale")
 # The published two bits of A: what a two's complement holds.
 _LOWEST, _HIGHEST = -2, 1
+# A correction costs as many passes over its matrix, and nobody gained by more than 4.
+MAX_RANK = 64
 # Scales that are tried for them, as shares of the one at which nothing is clipped.
 _CANDIDATES = 64
 
@@ -39,7 +41,7 @@ class LqerKind(Kind, frozen=True, kw_only=True):
     the residual is measured by what it costs in the loss, which takes a calibration.
     """
 
-    rank: Annotated[int, Meta(ge=1)] = 4
+    rank: Annotated[int, Meta(ge=1, le=MAX_RANK)] = 4
     top: Annotated[int, Meta(ge=1)] | Literal["all"] = 3
     weighted: bool = False
 
@@ -125,7 +127,7 @@ def _checked(found: list[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray
     rows, cols = shape
     rank = len(left) if left.ndim == 2 else 0
     fits = (
-        1 <= rank <= min(shape)
+        1 <= rank <= min(MAX_RANK, *shape)
         and (left.shape, right.shape) == ((rank, rows), (rank, cols))
         and left.dtype == right.dtype == np.int8
         and scale_fits(left_scale, left.shape)

@@ -29,6 +29,8 @@ LENGTH_TOLERANCE = 1e-3
 """Largest relative difference between coded and claimed bits."""
 LENGTH_SLACK_BITS = 64
 """Allowed on top: the range coder ends on a whole number of 32-bit words."""
+TOKENS_PER_BIT = 64
+"""No text is so predictable: a receipt that claims more would keep a decoder at work without end."""
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +195,8 @@ def _receipt_fault(receipt: Receipt, stepper: Stepper, tokenizer: Pieces, coded_
     stated = (receipt.documents, receipt.tokens, receipt.coded_bits)
     if stated != (len(layout.document_ids), layout.tokens, coded_bits):
         return "the receipt contradicts itself: its counts are not those of its layout and bitstream"
+    if layout.tokens > TOKENS_PER_BIT * coded_bits:
+        return f"the receipt claims {layout.tokens} tokens in {coded_bits} bits, which no text has"
     return ""
 
 

@@ -2,7 +2,14 @@ import brotli
 import msgspec
 import pytest
 
-from nutshell.artifact.manifest import MAX_DECODED_BYTES, Manifest, SectionEntry, pack_manifest, unpack_manifest
+from nutshell.artifact.manifest import (
+    MAX_DECODED_BYTES,
+    MAX_SECTIONS,
+    Manifest,
+    SectionEntry,
+    pack_manifest,
+    unpack_manifest,
+)
 from nutshell.errors import ArtifactError
 
 GOOD = ["a.weight", "codes", "int8", [3, 4], ["ans"], 12]
@@ -47,6 +54,12 @@ def test_a_manifest_survives_packing():
         (packed(with_values(dtype="object")), "unknown dtype 'object'"),
         (packed(with_values(name="")), "cannot be read"),
         (packed(with_values(name="n" * 201)), "cannot be read"),
+        (packed(with_values(name="a\n")), "cannot be read"),
+        (packed(with_values(kind="\u202e")), "cannot be read"),
+        (packed(with_values(kind="recipe", shape=[(1 << 14) + 1], num_bytes=LIMIT)), "over 16384"),
+        (packed(with_values(kind="tokenizer", shape=[(1 << 22) + 1], num_bytes=LIMIT)), "over 4194304"),
+        (packed(with_values(kind="pieces", shape=[(1 << 22) + 1], num_bytes=LIMIT)), "over 4194304"),
+        (packed(*(with_values(name=f"{n:04}") for n in range(MAX_SECTIONS + 1))), f"has {MAX_SECTIONS + 1} sections"),
         (packed(with_values(chain=[])), "cannot be read"),
         (packed(with_values(shape=[-1])), "cannot be read"),
         (packed(with_values(shape=[1] * 9)), "cannot be read"),
@@ -62,3 +75,17 @@ def test_an_impossible_manifest_is_refused(content, message):
     with pytest.raises(ArtifactError, match=message) as caught:
         unpack_manifest(content)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "allowed"), [(0, 1 << 22), (12, (1 << 22) + 12 * 32), (1 << 23, LIMIT), (LIMIT, LIMIT)]
+)
+def test_what_sections_may_hold_follows_from_their_payloads(num_bytes, allowed):
+    unpack_manifest(packed(with_values(shape=[allowed], num_bytes=num_bytes)))
+    two = [with_values(shape=[allowed], num_bytes=num_bytes), with_values(name="b", shape=[1], num_bytes=0)]
+    with pytest.raises(ArtifactError, match=f"decode to {allowed + 1} bytes, more than the {allowed} allowed"):
+        unpack_manifest(packed(*two))
+
+
+def test_as_many_sections_as_allowed_are_read():
+    unpack_manifest(packed(*(with_values(name=f"{number:04}") for number in range(MAX_SECTIONS))))

@@ -25,3 +25,9 @@ def test_bytes_are_little_endian_whatever_the_array_is():
     codes = np.array([1, 256], ">u2")
     assert encode(codes, ("raw",)) == bytes([1, 0, 0, 1])
     assert encode(codes, ("shuffle", "raw")) == bytes([1, 0, 0, 1])
+
+
+def test_a_transform_twice_is_refused_before_anything_is_decoded():
+    chain = ("sort_rows", "sort_rows", "raw")
+    with pytest.raises(ArtifactError, match="a transform twice"):
+        decode(b"", chain, np.dtype(np.uint8), (1 << 20,))

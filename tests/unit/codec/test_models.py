@@ -80,10 +80,12 @@ def test_the_classes_of_rows_and_columns_add_up_and_are_rungs_four_apart():
     expected = [Bell(2, 8, 8, rung).frequencies(support).tolist() for rung in (40, 44, 48)]
     assert rows.by_class(support).tolist() == expected
     model = StaticModel(support, rows)
-    assert model.suits((1, 16))  # 48 frequencies for 16 codes
-    assert not model.suits((16, 1))
-    assert not model.suits((64,))
-    assert not StaticModel(Support(-16, 32), rows).suits((1, 16))
+    assert model.suits((4, 32))  # four pairs of classes for 128 codes
+    assert not model.suits((3, 42))
+    assert not model.suits((128, 1))
+    assert not model.suits((256,))
+    assert StaticModel(Support(-80, 170), rows).suits((4, 32))  # 510 frequencies
+    assert not StaticModel(Support(-80, 171), rows).suits((4, 32))
     assert StaticModel(support, BELLS[0]).suits((1,))
 
 

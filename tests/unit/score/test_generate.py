@@ -1,7 +1,9 @@
 """Writing text: what is fed, when the window slides, and that the draws are the model's own."""
 
 import numpy as np
+import pytest
 
+from nutshell.errors import ArtifactError
 from nutshell.score.generate import generate
 
 VOCAB, CONTEXT, BOS = 12, 8, 1
@@ -68,3 +70,23 @@ def test_temperature_draws_from_the_models_distribution_and_repeats_with_its_see
     assert sum(not tokens for tokens in drawn) > 5  # the end is drawn too
     assert (np.delete(counts, BOS) > 5).all()
     assert drawn == [write(flat, [3], max_tokens=1, temperature=1.0, seed=seed)[1:] for seed in range(300)]
+
+
+def test_a_window_of_one_token_reads_the_last_one():
+    class Narrow(Recorder):
+        context = 1
+
+    stepper = Narrow()
+    assert write(stepper, [3, 4], max_tokens=3) == [3, 4, 5, 6, 7]
+    assert [window for window in stepper.windows if window] == [[4], [5], [6]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_values_that_are_not_finite_write_nothing(temperature, value):
+    class Broken(Recorder):
+        def feed(self, tokens):
+            return np.full_like(super().feed(tokens), value)
+
+    with pytest.raises(ArtifactError, match="at token 3: its values are not finite"):
+        write(Broken(), [3, 4], temperature=temperature)

@@ -113,6 +113,7 @@ def test_another_environment_that_decodes_is_no_fault():
         ({"documents": 6}, "contradicts itself"),
         ({"tokens": 10}, "contradicts itself"),
         ({"coded_bits": 32}, "contradicts itself"),
+        ({"tokens": 10**12, "layout": {"tokens": 10**12}}, "which no text has"),
         ({"layout": {"bos_id": 7}}, "of another model"),
         ({"layout": {"plan": WindowPlan(context=17, stride=5)}}, "of another model"),
         ({"layout": {"document_ids": (), "document_crcs": ()}}, "names no document"),
