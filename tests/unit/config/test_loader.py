@@ -146,7 +146,7 @@ def test_no_number_of_a_recipe_may_be_infinite_or_none_at_all(name):
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**5000], ids=["long", "low", "endless"])
 def test_no_integer_of_a_recipe_is_longer_than_those_of_toml(number):
     table = with_number(to_table(resolve("demo").recipe), ("model", "vocab_size"), number)
-    with pytest.raises(RecipeError, match="^here: 'model.vocab_size': an integer of more than 64 bits$"):
+    with pytest.raises(RecipeError, match=r"^here: 'model\.vocab_size': an integer of more than 64 bits$"):
         decode(table, Recipe, where="here")
 
 
