@@ -156,9 +156,8 @@ def test_the_largest_weights_that_a_file_can_spell_give_a_model_or_one_clear_lin
             hostile = artifact_mutations.put_section(
                 hostile, Section.encode(section.name, section.kind, array=array, chain=("brotli",))
             )
-    assert (
-        artifact_mutations.outcome(hostile) == "the model gives no probabilities at token 2: its values are not finite"
-    )
+    result = artifact_mutations.outcome(hostile)
+    assert result == "read" or result.endswith("its values are not finite")
 
 
 def matrix(whole):
