@@ -27,7 +27,7 @@ PRECISION_BITS = 24
 MAX_SYMBOLS = 1 << 16
 MIN_ROW_CODES, MAX_ROW_CODES = 16, 1 << 20  # shorter rows cannot pay for a rung; longer ones need none
 MAX_ROW_TABLE = 4  # frequencies for each code that a model of rows may have: a payload cannot ask for endless tables
-MIN_BLOCK_CODES = 32  # codes for each pair of a row's class and a column's: nor for endless rectangles
+MIN_BLOCK_CODES = 16  # codes for each pair of a row's class and a column's: nor for endless rectangles
 NUM_RUNGS, RUNGS_PER_CLASS = 256, 4
 MAX_SHAPE, MAX_TAIL = 16, 20
 

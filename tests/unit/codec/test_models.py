@@ -80,12 +80,12 @@ def test_the_classes_of_rows_and_columns_add_up_and_are_rungs_four_apart():
     expected = [Bell(2, 8, 8, rung).frequencies(support).tolist() for rung in (40, 44, 48)]
     assert rows.by_class(support).tolist() == expected
     model = StaticModel(support, rows)
-    assert model.suits((4, 32))  # four pairs of classes for 128 codes
-    assert not model.suits((3, 42))
-    assert not model.suits((128, 1))
-    assert not model.suits((256,))
-    assert StaticModel(Support(-80, 170), rows).suits((4, 32))  # 510 frequencies
-    assert not StaticModel(Support(-80, 171), rows).suits((4, 32))
+    assert model.suits((2, 32))  # four pairs of classes for 64 codes
+    assert not model.suits((3, 21))
+    assert not model.suits((64, 1))
+    assert not model.suits((64,))
+    assert StaticModel(Support(-40, 85), rows).suits((2, 32))  # 255 frequencies
+    assert not StaticModel(Support(-40, 86), rows).suits((2, 32))
     assert StaticModel(support, BELLS[0]).suits((1,))
 
 
