@@ -1,6 +1,6 @@
 """Damage artifacts by accident and by malice, and see that reading them only ever fails with one clear line.
 
-    python tools/fuzz_artifact.py [--count 100000] [--seed 0] [--out results/fuzz.json]
+    python tools/fuzz_artifact.py [--count 100000] [--seed 0] [--workers 1] [--out results/fuzz.json]
 
 Two artifacts: one with every coder, and one of a whole small model with every kind of section. First each place of
 their manifests, payloads' fronts and recipe has absurd values by turns; then come random mutants of the sorts of
@@ -13,14 +13,17 @@ artifacts are others by now.
 
 import hashlib
 import json
+import multiprocessing
 import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclopts import App
 
@@ -33,37 +36,67 @@ import artifact_mutations
 import artifact_samples
 
 app = App(help=__doc__)
-REPORT_EVERY = 1000
+CHUNK = 500
 
 
 class TooSlow(BaseException):
     """A mutant took longer than it may: no `except` of the package can take this for its own."""
 
 
+class Tried(NamedTuple):
+    """What came of some mutants in a row: outcomes by sort, the slowest, processor seconds, growth of memory."""
+
+    outcomes: dict[str, dict[str, int]]
+    slowest: tuple[float, int, str]
+    processor_seconds: float
+    grown_bytes: int
+
+
 @app.default
 def main(
-    *, count: int = 100_000, seed: int = 0, seconds: float = 30.0, megabytes: int = 1024, out: Path | None = None
+    *,
+    count: int = 100_000,
+    seed: int = 0,
+    seconds: float = 30.0,
+    megabytes: int = 1024,
+    workers: int = 1,
+    out: Path | None = None,
 ) -> None:
-    """Try `count` mutants."""
+    """Try `count` mutants, `workers` at a time."""
     samples = {"all coders": artifact_samples.all_coders(), "whole model": artifact_samples.whole_model()}
     for content in samples.values():
         assert artifact_mutations.outcome(content) == "read"
-    signal.signal(signal.SIGPROF, _give_up)
     report = _begun(out, seed, samples)
-    grown, before = report["peak_memory_growth_bytes"], _peak_bytes()
-    for number, (sort, mutant) in _numbered(list(samples.values()), seed, range(report["mutants"], count)):
-        took, result = _timed(mutant, seconds, f"mutant {number} of seed {seed} ({sort}, {len(mutant)} bytes)")
-        assert sort != "damaged" or result != "read" or mutant in samples.values(), f"mutant {number}: not noticed"
-        outcomes = report["outcomes"].setdefault(sort, {"ArtifactError": 0, "read": 0})
-        outcomes["read" if result == "read" else "ArtifactError"] += 1
-        report["mutants"] = number + 1
-        report["processor_seconds"] += took
-        report["slowest"] = max(report["slowest"], [took, number, sort])
-        report["peak_memory_growth_bytes"] = max(grown, _peak_bytes() - before)
-        assert report["peak_memory_growth_bytes"] < megabytes * 10**6, f"mutant {number} ({sort}): too much memory"
-        if out and (report["mutants"] % REPORT_EVERY == 0 or report["mutants"] == count):
-            write_json(out, report)
+    chunks = [range(first, min(first + CHUNK, count)) for first in range(report["mutants"], count, CHUNK)]
+    work = partial(_try, list(samples.values()), seed, seconds)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for chunk, tried in zip(chunks, pool.map(work, chunks), strict=True):
+            assert tried.grown_bytes < megabytes * 10**6, f"mutants {chunk}: {tried.grown_bytes} bytes more in use"
+            report["mutants"] = chunk.stop
+            report["processor_seconds"] += tried.processor_seconds
+            report["slowest"] = max(list(report["slowest"]), list(tried.slowest))
+            report["peak_memory_growth_bytes"] = max(report["peak_memory_growth_bytes"], tried.grown_bytes)
+            for sort, counts in tried.outcomes.items():
+                total = report["outcomes"].setdefault(sort, {})
+                report["outcomes"][sort] = {key: total.get(key, 0) + counts[key] for key in counts}
+            if out:
+                write_json(out, report)
     print(json.dumps(report))
+
+
+def _try(contents: list[bytes], seed: int, seconds: float, numbers: range) -> Tried:
+    """Read some mutants, each within its time."""
+    signal.signal(signal.SIGPROF, _give_up)
+    outcomes: dict[str, dict[str, int]] = {}
+    slowest, total, before = (0.0, 0, ""), 0.0, _first_peak_bytes()
+    for number in numbers:
+        sort, mutant = _numbered(contents, seed, number)
+        took, result = _timed(mutant, seconds, f"mutant {number} of seed {seed} ({sort}, {len(mutant)} bytes)")
+        assert sort != "damaged" or result != "read" or mutant in contents, f"mutant {number}: not noticed"
+        counts = outcomes.setdefault(sort, {"ArtifactError": 0, "read": 0})
+        counts["read" if result == "read" else "ArtifactError"] += 1
+        slowest, total = max(slowest, (took, number, sort)), total + took
+    return Tried(outcomes, slowest, total, _peak_bytes() - before)
 
 
 def _begun(out: Path | None, seed: int, samples: dict[str, bytes]) -> dict[str, Any]:
@@ -98,15 +131,18 @@ def _code_sha256() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in [*files, *makers])).hexdigest()
 
 
-def _numbered(contents: list[bytes], seed: int, numbers: range) -> Iterator[tuple[int, tuple[str, bytes]]]:
-    """Make mutants by their numbers: what is absurd first, then random ones of each artifact by turns."""
-    absurd = [maker for content in contents for maker in artifact_mutations.absurdities(content)]
-    for number in numbers:
-        if number < len(absurd):
-            yield number, absurd[number]()
-        else:
-            turn, which = divmod(number - len(absurd), len(contents))
-            yield number, artifact_mutations.mutant(contents[which], seed, turn)
+def _numbered(contents: list[bytes], seed: int, number: int) -> tuple[str, bytes]:
+    """Make a mutant by its number: what is absurd first, then random ones of each artifact by turns."""
+    absurd = _absurdities(tuple(contents))
+    if number < len(absurd):
+        return absurd[number]()
+    turn, which = divmod(number - len(absurd), len(contents))
+    return artifact_mutations.mutant(contents[which], seed, turn)
+
+
+@cache
+def _absurdities(contents: tuple[bytes, ...]) -> list[Callable[[], tuple[str, bytes]]]:
+    return [maker for content in contents for maker in artifact_mutations.absurdities(content)]
 
 
 def _timed(mutant: bytes, seconds: float, name: str) -> tuple[float, str]:
@@ -125,6 +161,12 @@ def _timed(mutant: bytes, seconds: float, name: str) -> tuple[float, str]:
 
 def _give_up(_number: int, _frame: FrameType | None) -> None:
     raise TooSlow
+
+
+@cache
+def _first_peak_bytes() -> int:
+    """Give the peak when a worker began."""
+    return _peak_bytes()
 
 
 def _peak_bytes() -> int:
