@@ -11,6 +11,7 @@ number, from which it can be made again. A run that was broken off goes on from 
 artifacts are others by now.
 """
 
+import ast
 import hashlib
 import json
 import multiprocessing
@@ -123,12 +124,13 @@ def _begun(out: Path | None, seed: int, samples: dict[str, bytes]) -> dict[str, 
 
 
 def _code_sha256() -> str:
-    """Digest all code that may read an artifact, and that makes mutants."""
+    """Digest all code that may read an artifact, and that makes mutants; what is no code, such as a comment, is not."""
     root = Path(nutshell.__file__).parent
     read_by = ("artifact", "codec", "config", "data", "model", "nn", "quant")
     files = sorted(path for folder in read_by for path in (root / folder).rglob("*.py"))
     makers = [Path(module.__file__) for module in (artifact_mutations, artifact_samples) if module.__file__]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [*files, *makers])).hexdigest()
+    code = (ast.dump(ast.parse(path.read_text(encoding="utf-8"))) for path in [*files, *makers])
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()
 
 
 def _numbered(contents: list[bytes], seed: int, number: int) -> tuple[str, bytes]:

@@ -28,7 +28,7 @@ from nutshell.quant.statistics import Statistics
 SIDES = ("lqer_left", "lqer_left_scale", "lqer_right", "lqer_right_scale")
 # The published two bits of A: what a two's complement holds.
 _LOWEST, _HIGHEST = -2, 1
-# A correction costs as many passes over its matrix, and nobody gained by more than 4.
+# A correction costs as many passes over its matrix; the published ones have 4.
 MAX_RANK = 64
 # Scales that are tried for them, as shares of the one at which nothing is clipped.
 _CANDIDATES = 64
