@@ -122,7 +122,7 @@ def test_another_environment_that_decodes_is_no_fault():
 def test_a_receipt_that_was_changed_is_noticed(change, message):
     bitstream, receipt = proof_of(Uniform())
     if "layout" in change:
-        change = {"layout": msgspec.structs.replace(receipt.layout, **change["layout"])}
+        change = change | {"layout": msgspec.structs.replace(receipt.layout, **change["layout"])}
     with pytest.raises(ProofError, match=message):
         verify(
             Uniform(), ByteTokenizer(), Proof(bitstream, msgspec.structs.replace(receipt, **change)), environment=HERE
