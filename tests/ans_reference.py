@@ -1,5 +1,6 @@
 """Decode an `ans` payload by docs/artifact-format.md alone: plain Python, one symbol at a time, no numpy, no coder."""
 
+import itertools
 import math
 
 
@@ -88,23 +89,21 @@ class Stack:
         return symbol
 
 
-def blocks(stack, classes, num_rows, num_columns):
-    """(rows, columns, sum of classes) of each pair of classes, in the order of the stream."""
+def groups(stack, classes, num_rows, num_columns):
+    """(sum of classes, its places as (row, column)) in the order of the stream."""
     if classes is None:
-        yield range(num_rows), range(num_columns), 0
-        return
+        return [(0, [(row, column) for row in range(num_rows) for column in range(num_columns)])]
     row_classes, column_classes = (
         [stack.pop(model[1][0]) for _ in range(count)]
         for model, count in zip(classes, (num_rows, num_columns), strict=True)
     )
-    for of_row in sorted(set(row_classes)):
-        for of_column in sorted(set(column_classes)):
-            rows = [row for row, number in enumerate(row_classes) if number == of_row]
-            yield (
-                rows,
-                [column for column, number in enumerate(column_classes) if number == of_column],
-                of_row + of_column,
-            )
+    places = [(row, column) for row in range(num_rows) for column in range(num_columns)]
+
+    def sum_at(place):
+        return row_classes[place[0]] + column_classes[place[1]]
+
+    places.sort(key=lambda place: (sum_at(place), row_classes[place[0]], *place))
+    return [(number, list(group)) for number, group in itertools.groupby(places, key=sum_at)]
 
 
 def decode(content, shape):
@@ -115,10 +114,9 @@ def decode(content, shape):
     num_columns = math.prod(shape[1:])
     num_rows = math.prod(shape) // num_columns if num_columns else 0
     codes = [None] * math.prod(shape)
-    for rows, columns, number in blocks(stack, classes, num_rows, num_columns):
-        for row in rows:
-            for column in columns:
-                codes[row * num_columns + column] = low + stack.pop(tables[number])
+    for number, places in groups(stack, classes, num_rows, num_columns):
+        for row, column in places:
+            codes[row * num_columns + column] = low + stack.pop(tables[number])
     assert stack.state == 0, "codes are left over"
     assert not stack.words, "words are left over"
     return codes
@@ -131,14 +129,30 @@ def subset_of(path, row, column, of_z1, of_z0):
     return 2 * z1 + z0
 
 
-def path_of(stack, rectangles, shares, coins, num_rows, num_columns):
-    """Path bits, as rows: coins in the order of the rectangles, the rest from the stack under their share of ones."""
+def octet_frequencies(q):
+    """Of eight path bits under one share of ones, the first in the highest bit."""
+    weights = []
+    for octet in range(256):
+        weight = 2**30
+        for place in range(8):
+            weight = weight * (q**2 if octet >> 7 - place & 1 else 2**16 - q**2) // 2**16
+        weights.append(weight)
+    return to_frequencies(weights)
+
+
+def path_of(stack, members, shares, coins, num_rows, num_columns):
+    """Path bits, as rows: coins in the order of the groups, the rest from the stack under their share of ones."""
     path, coins = [[0] * num_columns for _ in range(num_rows)], list(coins)
-    for rows, columns, number in rectangles:
-        ones = shares[number] ** 2
-        for row in rows:
-            for column in columns:
-                path[row][column] = stack.pop(to_frequencies([2**16 - ones, ones])) if ones else coins.pop(0)
+    for number, places in members:
+        bits = coins
+        if shares[number]:
+            table = octet_frequencies(shares[number])
+            octets = [stack.pop(table) for _ in range(math.ceil(len(places) / 8))]
+            bits = [octet >> 7 - place & 1 for octet in octets for place in range(8)]
+        for row, column in places:
+            path[row][column] = bits.pop(0)
+        assert bits is coins or not any(bits), "path bits are left over"
+    assert not any(coins), "coins are left over"
     return path
 
 
@@ -151,17 +165,16 @@ def decode_trellis(content, shape, of_z1, of_z0):
         byte >> 7 - place & 1 for byte in [payload.byte() for _ in range(payload.unsigned())] for place in range(8)
     ]
     stack = Stack(content[payload.at :])
-    rectangles = list(blocks(stack, classes, num_rows, num_columns))
-    path = path_of(stack, rectangles, shares, coins, num_rows, num_columns)
+    members = groups(stack, classes, num_rows, num_columns)
+    path = path_of(stack, members, shares, coins, num_rows, num_columns)
     levels = [None] * (num_rows * num_columns)
-    for rows, columns, number in rectangles:
+    for number, places in members:
         for subset in range(4):
             first = (subset - low) % 4
             table = to_frequencies(tables[number][first::4]) if first < len(tables[number]) else None
-            for row in rows:
-                for column in columns:
-                    if subset_of(path, row, column, of_z1, of_z0) == subset:
-                        levels[row * num_columns + column] = low + first + 4 * stack.pop(table)
+            for row, column in places:
+                if subset_of(path, row, column, of_z1, of_z0) == subset:
+                    levels[row * num_columns + column] = low + first + 4 * stack.pop(table)
     assert stack.state == 0, "levels are left over"
     assert not stack.words, "words are left over"
     return levels

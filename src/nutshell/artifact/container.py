@@ -22,7 +22,7 @@ from nutshell.codec.chain import Chain
 from nutshell.errors import ArtifactError
 
 MAGIC = b"\x89NUT"
-VERSION = 1
+VERSION = 2
 DIGEST_BYTES = 16
 _HEAD = struct.Struct("<4sHI")
 

@@ -33,9 +33,8 @@ class Ans:
         stack = Stack(payload[reader.position :])
         plane = (shape[0], math.prod(shape[1:])) if has_rows(shape) else (1, math.prod(shape))
         blocks, ordered, frequencies = Blocks.pop(stack, model, plane), np.empty(plane, dtype), model.by_class()
-        for block in blocks:
-            part = ordered[block.rows, block.columns]
-            part[:] = stack.pop(part.size, frequencies[block.number], model.support.low, dtype).reshape(part.shape)
+        for group in blocks.groups():
+            group.put(ordered, stack.pop(group.size, frequencies[group.number], model.support.low, dtype))
         stack.check_empty()
         return blocks.restored(ordered).reshape(shape)
 
@@ -79,6 +78,6 @@ def _push(stack: Stack, fitted: Fit, symbols: Int[np.ndarray, "R C"]) -> None:
     """Put codes on the stack, what is to be read first last."""
     frequencies, blocks = fitted.model.by_class(), Blocks(fitted.rows, fitted.columns)
     ordered = blocks.ordered(symbols)
-    for block in reversed(list(blocks)):
-        stack.push(ordered[block.rows, block.columns], frequencies[block.number])
+    for group in reversed(blocks.groups()):
+        stack.push(group.items(ordered), frequencies[group.number])
     blocks.push(stack, fitted.model)

@@ -1,22 +1,50 @@
-"""A plane put in order of the classes of its rows and columns, so that each pair of classes is one rectangle."""
+"""A plane put in order of the classes of its rows and columns, so that each pair of classes is one rectangle.
 
+Rectangles of the same sum of classes are one group: they have their frequencies in common and are coded together. A
+call of the coder takes as long as a thousand symbols, and a plane has many more pairs of classes than sums.
+"""
+
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from nutshell.codec.models import PlaneBells, StaticModel
 from nutshell.codec.stack import Stack
 
 
-class Block(NamedTuple):
-    """Where one pair of classes lies in the ordered plane, and their sum."""
+@dataclass(frozen=True)
+class Group:
+    """All rectangles of one sum of classes.
 
-    rows: slice
-    columns: slice
+    Attributes:
+        number: the sum.
+        rectangles: rows and columns in the ordered plane, by rising class of rows.
+    """
+
     number: int
+    rectangles: tuple[tuple[slice, slice], ...]
+
+    @cached_property
+    def size(self) -> int:
+        """Count the items."""
+        return sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in self.rectangles)
+
+    def items(self, ordered: Shaped[np.ndarray, "R C"]) -> Shaped[np.ndarray, " N"]:
+        """Give those of an ordered plane, rectangle after rectangle, row by row."""
+        return np.concatenate([ordered[place].ravel() for place in self.rectangles])
+
+    def put(self, ordered: Shaped[np.ndarray, "R C"], items: Shaped[np.ndarray, " N"]) -> None:
+        """Undo `items`."""
+        start = 0
+        for place in self.rectangles:
+            part = ordered[place]
+            part[:] = items[start : start + part.size].reshape(part.shape)
+            start += part.size
 
 
 class Blocks:
@@ -46,11 +74,14 @@ class Blocks:
             stack.push(self._columns, model.distribution.columns.frequencies())
             stack.push(self._rows, model.distribution.rows.frequencies())
 
-    def __iter__(self) -> Iterator[Block]:
+    def groups(self) -> list[Group]:
+        """Give the groups by rising sum of classes."""
         row_runs, column_runs = (list(_runs(classes)) for classes in (self._rows, self._columns))
+        rectangles: defaultdict[int, list[tuple[slice, slice]]] = defaultdict(list)
         for row_class, rows in row_runs:
             for column_class, columns in column_runs:
-                yield Block(rows, columns, row_class + column_class)
+                rectangles[row_class + column_class].append((rows, columns))
+        return [Group(number, tuple(rectangles[number])) for number in sorted(rectangles)]
 
     def ordered(self, plane: Int[np.ndarray, "R C"]) -> Int[np.ndarray, "R C"]:
         """Put a plane in order."""

@@ -151,15 +151,16 @@ class Bell:
         quarter_roots = distances / widths[:, None]
         np.sqrt(quarter_roots, out=quarter_roots)
         np.sqrt(quarter_roots, out=quarter_roots)
+        # The format bounds both loops, so that nothing overflows. Infinity has the same weight as those bounds, 1, and
+        # half the operations.
         powers = np.minimum(quarter_roots, 2.0**30)
-        for _ in range(self.shape - 1):
-            powers *= quarter_roots
-            np.minimum(powers, 2.0**30, out=powers)
-        powers /= 2.0**self.tail
-        powers += 1
-        for _ in range(self.tail):
-            powers *= powers
-            np.minimum(powers, 2.0**60, out=powers)
+        with np.errstate(over="ignore"):
+            for _ in range(self.shape - 1):
+                powers *= quarter_roots
+            powers /= 2.0**self.tail
+            powers += 1
+            for _ in range(self.tail):
+                powers *= powers
         return np.maximum(2.0**29 / powers, 1).astype(np.int64)
 
     def to_bytes(self) -> bytes:

@@ -70,33 +70,32 @@ def _push_levels(
     levels: Int[np.ndarray, "R C"],
     of_subset: UInt8[np.ndarray, "R C"],
 ) -> None:
-    """Put the index of each level in its subset on the stack, block by block, what is to be read first last."""
+    """Put the index of each level in its subset on the stack, group by group, what is to be read first last."""
     tables = _SubsetTables(model)
     levels, of_subset = blocks.ordered(levels), blocks.ordered(of_subset)
-    for block in reversed(list(blocks)):
-        part, members = levels[block.rows, block.columns], of_subset[block.rows, block.columns]
+    for group in reversed(blocks.groups()):
+        part, members = group.items(levels), group.items(of_subset)
         for subset in reversed(range(NUM_SUBSETS)):
             chosen = part[members == subset].astype(np.int32)
             if chosen.size:
-                frequencies = tables.frequencies(block.number, subset)
+                frequencies = tables.frequencies(group.number, subset)
                 stack.push((chosen - tables.lowest[subset]) // NUM_SUBSETS, frequencies)
 
 
 def _pop_levels(
     stack: Stack, blocks: Blocks, model: StaticModel, dtype: np.dtype, of_subset: UInt8[np.ndarray, "R C"]
 ) -> Int[np.ndarray, "R C"]:
-    """Take levels off the stack, in the order of the blocks."""
+    """Take levels off the stack, in the order of the groups."""
     tables, of_subset = _SubsetTables(model), blocks.ordered(of_subset)
     ordered = np.empty(of_subset.shape, dtype)
-    for block in blocks:
-        part = ordered[block.rows, block.columns]
-        members, levels = of_subset[block.rows, block.columns].ravel(), np.empty(part.size, dtype)
+    for group in blocks.groups():
+        members, levels = group.items(of_subset), np.empty(group.size, dtype)
         for subset in range(NUM_SUBSETS):
             places = np.flatnonzero(members == subset)  # four times as fast as a mask
             if places.size:
-                indices = stack.pop(places.size, tables.frequencies(block.number, subset), 0, np.dtype(np.int32))
+                indices = stack.pop(places.size, tables.frequencies(group.number, subset), 0, np.dtype(np.int32))
                 levels[places] = indices * NUM_SUBSETS + tables.lowest[subset]
-        part[:] = levels.reshape(part.shape)
+        group.put(ordered, levels)
     return ordered
 
 

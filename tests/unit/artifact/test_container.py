@@ -38,7 +38,7 @@ def test_equal_input_in_any_order_makes_equal_bytes(content):
 def test_the_file_is_head_manifest_payloads_digest_and_nothing_else(content):
     container = unpack_container(content)
     magic, version, manifest_bytes = struct.unpack_from("<4sHI", content)
-    assert (magic, version) == (b"\x89NUT", 1)
+    assert (magic, version) == (b"\x89NUT", 2)
     assert container.frame_bytes == {"head": 10, "manifest": manifest_bytes, "digest": 16}
     payloads = b"".join(section.payload for section in container.sections.values())
     assert content[10 + manifest_bytes : -16] == payloads
@@ -69,7 +69,7 @@ def patched(content, at, new):
         (lambda content: b"", "not a nutshell artifact"),
         (lambda content: b"PK\3\4" + content[4:], "not a nutshell artifact"),
         (lambda content: content[:20], "cut short within its first bytes"),
-        (lambda content: patched(content, 4, b"\2\0"), "format version 2, but this nutshell reads only version 1"),
+        (lambda content: patched(content, 4, b"\1\0"), "format version 1, but this nutshell reads only version 2"),
         (lambda content: content[:-1], "checksum does not match"),
         (lambda content: content[:100] + b"\0" + content[101:], "checksum does not match"),
         (lambda content: patched(content, 6, b"\xff\xff\xff\xff"), "manifest cannot be read"),

@@ -2,12 +2,15 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import codec_arrays
 from nutshell.codec.blocks import Blocks
 from nutshell.codec.chain import decode, encode
 from nutshell.codec.models import Histogram, StaticModel, Support, unsigned_bytes
 from nutshell.codec.path_shares import PathShares
+from nutshell.codec.stack import Stack
 from nutshell.codec.trellis_code import subsets
 from nutshell.errors import ArtifactError
 
@@ -71,6 +74,46 @@ def test_a_path_to_levels_that_the_model_lacks_is_refused():
     with pytest.raises(ArtifactError, match="leads to levels that it does not have"):
         decode(only_zero + b"\0" + unsigned_bytes(18) + coins, ("trellis8",), INT8, (9, 16))
     assert not decode(only_zero + b"\0" + unsigned_bytes(18) + bytes(18), ("trellis8",), INT8, (9, 16)).any()
+
+
+def drawn_path(classes, ones, seed=0):
+    """Path bits whose share of ones goes by the sum of classes; in the order of the blocks."""
+    blocks = Blocks(*classes)
+    plane = np.add.outer(*classes)
+    path = (np.random.default_rng(seed).random(plane.shape) < np.array(ones)[plane]).astype(np.uint8)
+    return blocks, blocks.ordered(path)
+
+
+@given(
+    rows=st.lists(st.integers(0, 2), min_size=1, max_size=9),
+    columns=st.lists(st.integers(0, 2), min_size=1, max_size=9),
+    shares=st.binary(min_size=5, max_size=5),
+    seed=st.integers(0, 9),
+)
+def test_path_bits_come_back_under_any_shares(rows, columns, shares, seed):
+    blocks, ordered = drawn_path((np.array(rows), np.array(columns)), (0.5, 0.1, 0.9, 0.0, 1.0), seed)
+    stack, path = Stack(), PathShares(shares)
+    coins = path.push(stack, blocks, ordered)
+    stack = Stack(stack.to_bytes())
+    np.testing.assert_array_equal(path.pop(stack, blocks, coins, ordered.shape), ordered)
+    stack.check_empty()
+
+
+@pytest.mark.parametrize("share", [0.002, 0.1, 0.3, 0.44])
+def test_eight_path_bits_at_a_time_cost_their_entropy(share):
+    blocks, ordered = drawn_path((np.zeros(400, np.int64), np.zeros(501, np.int64)), (share,))
+    stack = Stack()
+    PathShares.of(ordered, blocks, 1).push(stack, blocks, ordered)
+    found = ordered.mean()
+    entropy = -found * math.log2(found) - (1 - found) * math.log2(1 - found)
+    assert 8 * len(stack.to_bytes()) / ordered.size == pytest.approx(entropy, rel=0.001, abs=0.0003)
+
+
+def test_path_bits_beyond_the_last_level_are_refused():
+    bits, fewer, stack = np.ones((4, 4), np.uint8), np.ones((3, 3), np.uint8), Stack()
+    PathShares(b"\x40").push(stack, one_block(bits), bits)
+    with pytest.raises(ArtifactError, match="belong to no level"):
+        PathShares(b"\x40").pop(stack, one_block(fewer), b"", fewer.shape)
 
 
 def test_shares_of_ones_are_near_what_was_counted():
