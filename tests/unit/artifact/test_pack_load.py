@@ -211,7 +211,7 @@ def repack(packed, edit):
             lambda s: s.update(
                 {("x", "float"): dataclasses.replace(s["blocks.0.attentions.0.q_gain.0", "float"], name="x")}
             ),
-            r"section 'x' \(float\) belongs to no weight",
+            r"section 'x' \('float'\) belongs to no weight",
         ),
         (
             lambda s: s.update(
