@@ -12,7 +12,6 @@ Artifacts are kept in `--artifacts` and not packed again: packing takes minutes,
 """
 
 import json as json_module
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from nutshell.data.bundled import BundledCorpus
 from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.files import write_json
 from nutshell.machine import processor, versions
+from nutshell.memory import peak_process_bytes
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
 from nutshell.quant.statistics import Statistics
@@ -76,9 +76,9 @@ def main(*, json: bool = False, out: Path | None = None, artifacts: Path | None 
 def measure(path: Path, repeats: int) -> None:
     """Load one artifact in this process; prints one line of JSON."""
     content = path.read_bytes()
-    before = _peak_bytes()
+    before = peak_process_bytes()
     first = _timed(lambda: load(content))
-    peak = _peak_bytes() - before
+    peak = peak_process_bytes() - before
     again = [_timed(lambda: load(content)) for _ in range(repeats)]
     decoding = [_timed(lambda: _decode(content)) for _ in range(repeats)]
     container = unpack_container(content)
@@ -112,10 +112,6 @@ def _timed(work: Callable[[], object]) -> tuple[float, float]:
     wall, spent = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - spent
-
-
-def _peak_bytes() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _num_items(section: Any) -> int:

@@ -15,7 +15,6 @@ import ast
 import hashlib
 import json
 import multiprocessing
-import resource
 import signal
 import sys
 import time
@@ -31,6 +30,7 @@ from cyclopts import App
 import nutshell
 from nutshell.files import write_json
 from nutshell.machine import processor, versions
+from nutshell.memory import peak_process_bytes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import artifact_mutations
@@ -97,7 +97,7 @@ def _try(contents: list[bytes], seed: int, seconds: float, numbers: range) -> Tr
         counts = outcomes.setdefault(sort, {"ArtifactError": 0, "read": 0})
         counts["read" if result == "read" else "ArtifactError"] += 1
         slowest, total = max(slowest, (took, number, sort)), total + took
-    return Tried(outcomes, slowest, total, _peak_bytes() - before)
+    return Tried(outcomes, slowest, total, peak_process_bytes() - before)
 
 
 def _begun(out: Path | None, seed: int, samples: dict[str, bytes]) -> dict[str, Any]:
@@ -168,11 +168,7 @@ def _give_up(_number: int, _frame: FrameType | None) -> None:
 @cache
 def _first_peak_bytes() -> int:
     """Give the peak when a worker began."""
-    return _peak_bytes()
-
-
-def _peak_bytes() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_process_bytes()
 
 
 if __name__ == "__main__":

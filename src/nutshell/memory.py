@@ -17,7 +17,13 @@ _KEEP_FREED = ((-3, 2**30), (-1, 2**31 - 1), (-2, 2**26))
 
 
 def peak_process_bytes() -> int:
-    """Say how much memory this process has had resident at its peak, by the kernel's count; without its children."""
+    """Say how much memory this process has had resident at its peak, by the kernel's count; without its children.
+
+    Where there is a /proc, from there: `getrusage` lends a process the peak of the one that started it.
+    """
+    words = _words(_PROC / "self/status")
+    if "VmHWM:" in words:
+        return 1024 * int(words[words.index("VmHWM:") + 1])
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -32,6 +38,13 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all(mallopt(parameter, value) for parameter, value in _KEEP_FREED)
+
+
+def give_back_freed_memory() -> None:
+    """Give the system what `keep_freed_memory` has kept, for what comes after a training needs it elsewhere."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 class TreeWatch:

@@ -19,10 +19,37 @@ def test_the_peak_of_a_process_grows_with_what_it_holds_and_does_not_shrink():
     before = peak_process_bytes()
     assert 10 * MB < before < 100_000 * MB
     held = b"x" * (before + 50 * MB)
-    grown = peak_process_bytes()
-    assert grown > len(held)
+    num_bytes = len(held)
+    assert peak_process_bytes() > num_bytes
     del held
-    assert peak_process_bytes() >= grown
+    assert peak_process_bytes() > num_bytes  # to the batch of pages by which the kernel counts
+
+
+@linux
+def test_a_process_is_not_charged_with_the_peak_of_the_one_that_started_it():
+    """As `getrusage` would: what a program had before it ran another is no concern of that."""
+    held = b"x" * (400 * MB)
+    command = [sys.executable, "-c", "from nutshell.memory import peak_process_bytes; print(peak_process_bytes())"]
+    assert int(subprocess.check_output(command)) < 200 * MB < len(held)
+
+
+KEPT = """
+import torch
+from nutshell.memory import _proportional_bytes, give_back_freed_memory, keep_freed_memory
+import os
+assert keep_freed_memory()
+held = [torch.ones(10_000_000) for _ in range(8)]
+last = torch.ones(1000)
+del held
+before = _proportional_bytes(os.getpid())
+give_back_freed_memory()
+print(before - _proportional_bytes(os.getpid()))
+"""
+
+
+@linux
+def test_what_was_kept_for_the_next_step_can_be_given_back():
+    assert int(subprocess.check_output([sys.executable, "-c", KEPT])) > 250 * MB
 
 
 # Watched in processes of their own: what other tests left in this one comes and goes as it likes.

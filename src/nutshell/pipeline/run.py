@@ -17,6 +17,7 @@ from nutshell.data.dataset import Dataset
 from nutshell.data.split import Source
 from nutshell.errors import ProofError, RunError, UsageError
 from nutshell.files import sha256_file, write_json
+from nutshell.memory import give_back_freed_memory
 from nutshell.pipeline import store
 from nutshell.pipeline.averages import is_scored, score_weights
 from nutshell.pipeline.packing import pack_run
@@ -93,6 +94,7 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
     dataset.check_scorable()
     training = Training(resolved, dataset, run_dir, seed=seed, laps=laps)
     train_run(training, resume=(run_dir / store.CHECKPOINT).exists(), terminal=terminal)
+    give_back_freed_memory()
     if rank_here():  # one process is enough for what follows
         return {}
     if resolved.recipe.train.averages and not is_scored(run_dir, resolved.recipe):
@@ -101,6 +103,7 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
     if not _is_packed(run_dir, resolved.recipe.pack.budget_bytes):
         with terminal.stage("pack", unit="packings") as advance:
             pack_run(run_dir, data_dir, progress=advance)
+    give_back_freed_memory()  # the scoring process will have its own
     _score_in_fresh_process(run_dir, data_dir, terminal)
     if resolved.recipe.prove:
         _prove_in_fresh_process(run_dir, data_dir, resolved.recipe.prove, terminal)
