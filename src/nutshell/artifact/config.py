@@ -5,21 +5,27 @@ from typing import Annotated
 from msgspec import Meta
 
 from nutshell.config.struct import Config, Kind, kind_of
+from nutshell.quant.calibrate import Metric
 from nutshell.quant.config import QuantRule
 
-Tokens = Annotated[int, Meta(ge=1)]
+
+class CalibrationKind(Kind, frozen=True):
+    """Base of the texts of a calibration: how many `tokens` of it, and what a Hessian is.
+
+    `metric`: the second moment of a matrix' gradient over its inputs (`"gradients"`), or that of the inputs themselves,
+    as GPTQ was published (`"inputs"`).
+    """
+
+    tokens: Annotated[int, Meta(ge=1)] = 65_536
+    metric: Metric = "gradients"
 
 
-class TrainingText(Kind, frozen=True, tag="training"):
-    """Calibrate on the first `tokens` of the training text, in the order of the training's own loader."""
-
-    tokens: Tokens = 65_536
+class TrainingText(CalibrationKind, frozen=True, tag="training"):
+    """Calibrate on the first `tokens` of the training text, in an order of the training's own loader."""
 
 
-class GeneratedText(Kind, frozen=True, tag="generated"):
+class GeneratedText(CalibrationKind, frozen=True, tag="generated"):
     """Calibrate on `tokens` that the model writes itself: no text is needed."""
-
-    tokens: Tokens = 65_536
 
 
 Calibration = TrainingText | GeneratedText

@@ -123,6 +123,7 @@ def _calibrated(run_dir: Path, recipe: Recipe, contents: Contents, data_dir: Pat
         tokens=calibration.tokens,
         names=names,
         dataset=dataset,
+        metric=calibration.metric,
     )
 
 

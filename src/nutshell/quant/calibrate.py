@@ -30,7 +30,7 @@ A tied table is looked up and is the head: F is the sum of both, cross terms lef
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ def calibrate(
         for key, value in part.items():
             totals[key] = totals[key] + value if key in totals else value.double()
     num_tokens = _reduced(totals, num_tokens, ranks)
-    return {name: _statistics(totals, name, num_tokens, metric) for name in names}
+    return {name: _statistics(totals, name, num_tokens) for name in names}
 
 
 def _chunks(
@@ -260,9 +260,10 @@ def _reduced(totals: Sums, num_tokens: int, ranks: Ranks) -> int:
     return int(ranks.add(torch.tensor(num_tokens, device=ranks.device)).item())
 
 
-def _statistics(totals: Sums, name: str, num_tokens: int, metric: Metric) -> Statistics:
-    """Turn the sums of one matrix into its two factors."""
-    found = {part: value.cpu() / num_tokens for (owner, part), value in totals.items() if owner == name}
+def _statistics(totals: Sums, name: str, num_tokens: int) -> Statistics:
+    """Turn the sums of one matrix into its two factors; they leave the totals, which are not needed twice."""
+    keys: list[tuple[str, Part]] = [(name, part) for part in get_args(Part)]
+    found = {key[1]: totals.pop(key).cpu() / num_tokens for key in keys if key in totals}
     assert "rows" in found, f"'{name}' is in no product and is not looked up"
     rows: Float64[Tensor, " R"] = found["rows"]
     if "lookups" in found:

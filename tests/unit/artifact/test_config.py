@@ -2,7 +2,7 @@
 
 import pytest
 
-from nutshell.artifact.config import PackConfig
+from nutshell.artifact.config import PackConfig, TrainingText
 from nutshell.config.loader import decode
 from nutshell.errors import RecipeError
 
@@ -25,6 +25,9 @@ def config(*rules, **others):
         ([RTN], {"margin_bytes": -1}, "margin_bytes must be from 0"),
         ([RTN, RTN], {}, "role 'matrix' is claimed by two rules"),
         ([RTN | {"roles": []}], {}, "roles.*length >= 1"),
+        ([GPTQ], {"calibration": TRAINING | {"tokens": 0}}, "'calibration.tokens': Expected `int` >= 1"),
+        ([GPTQ], {"calibration": TRAINING | {"metric": "outputs"}}, "Invalid enum value 'outputs'"),
+        ([GPTQ], {"calibration": TRAINING | {"metrics": "inputs"}}, "did you mean 'metric'"),
     ],
 )
 def test_contradictions_are_refused(rules, others, message):
@@ -33,7 +36,7 @@ def test_contradictions_are_refused(rules, others, message):
 
 
 def test_what_goes_together_is_taken():
-    assert config(GPTQ, calibration=TRAINING).calibration.tokens == 65_536
+    assert config(GPTQ, calibration=TRAINING).calibration == TrainingText(tokens=65_536, metric="gradients")
     slope = RTN | {"grid": {"kind": "slope"}}
     assert config(slope).calibration is None
     assert config(slope, calibration={"kind": "generated", "tokens": 7}, margin_bytes=10).limit_bytes == 990
