@@ -1,22 +1,21 @@
 """The matrices of a model as planes: quantized beside one another, each corrected if it is among the worst."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 from nutshell.codec.planes import CodePlanes
 from nutshell.nn.params import Role
-from nutshell.quant import trellis
-from nutshell.quant.config import GptqConfig, QuantRule, TrellisConfig
+from nutshell.quant.config import QuantRule
 from nutshell.quant.feedback import Feedback
 from nutshell.quant.grids import SlopeGrid
 from nutshell.quant.grids.grid import rms
 from nutshell.quant.grids.open import sensitivity
 from nutshell.quant.lqer import correct, most_wrong, residual_norm
 from nutshell.quant.precision import Precision
-from nutshell.quant.quantizing import dequantize, quantize
+from nutshell.quant.quantizing import dequantize, feedback_of, quantize
 from nutshell.quant.statistics import Statistics
 from nutshell.quant.workers import in_order
 
@@ -30,6 +29,14 @@ class Matrix:
     weight: Float[Tensor, "R C"]
     rule: QuantRule
     statistics: Statistics | None
+    feedback: Feedback | None = None
+
+
+def factored(matrices: Iterable[Matrix], *, workers: int | None = None) -> list[Matrix]:
+    """Factor the Hessians of matrices that will be quantized at more than one precision."""
+    return in_order(
+        lambda each: replace(each, feedback=feedback_of(each.rule, each.statistics)), list(matrices), workers=workers
+    )
 
 
 def quantize_all(
@@ -39,7 +46,9 @@ def quantize_all(
     matrices = list(matrices)
 
     def planes_of(matrix: Matrix) -> CodePlanes:
-        return quantize(matrix.weight, matrix.rule, statistics=matrix.statistics, precision=precision)
+        return quantize(
+            matrix.weight, matrix.rule, statistics=matrix.statistics, precision=precision, feedback=matrix.feedback
+        )
 
     planes = dict(zip((each.name for each in matrices), in_order(planes_of, matrices, workers=workers), strict=True))
     corrected = [each for each in matrices if each.rule.lqer is not None]
@@ -96,17 +105,9 @@ def _mean_octaves(matrix: Matrix) -> float:
     octaves = float(deviations[deviations > 0].log2().mean()) if bool((deviations > 0).any()) else 0.0
     if matrix.statistics is None:
         return octaves
-    variances = _variances(matrix.rule, matrix.statistics)
+    # Under feedback an error costs what is left of it once later columns make up for it. The mean of the logarithms
+    # does not depend on the order of the columns: it is that of the determinant.
+    feedback = matrix.feedback or feedback_of(matrix.rule, matrix.statistics)
+    variances = matrix.statistics.hessian.diagonal() if feedback is None else feedback.conditional_variances()
     factors = (sensitivity(costs).log2().mean() / 2 for costs in (matrix.statistics.row_weights, variances))
     return octaves + float(sum(factors))
-
-
-def _variances(rule: QuantRule, statistics: Statistics) -> Float[Tensor, " C"]:
-    """Give what an error of each column costs: under feedback, what is left once later columns make up for it.
-
-    The mean of their logarithms does not depend on the order of the columns: it is that of the determinant.
-    """
-    if isinstance(rule, GptqConfig) or (isinstance(rule, TrellisConfig) and rule.feedback):
-        damping = rule.damping if isinstance(rule, GptqConfig) else trellis.DAMPING
-        return Feedback.of(statistics.hessian, act_order=False, damping=damping).conditional_variances()
-    return statistics.hessian.diagonal()

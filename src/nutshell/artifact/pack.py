@@ -13,7 +13,7 @@ from torch import Tensor
 from nutshell import __version__
 from nutshell.artifact.config import PackConfig
 from nutshell.artifact.container import Container, Section, pack_container, unpack_container
-from nutshell.artifact.matrices import Matrix, quantize_all, slope_unit
+from nutshell.artifact.matrices import Matrix, factored, quantize_all, slope_unit
 from nutshell.artifact.vocabulary import shorten
 from nutshell.codec import chain as codec
 from nutshell.codec.coders import TRELLIS_CODERS
@@ -71,7 +71,7 @@ def is_fitted(config: PackConfig) -> bool:
 
 
 class Packer:
-    """Packs one model at any precision; what no precision changes is coded once.
+    """Packs one model at any precision; what no precision changes is coded once, and Hessians are factored once.
 
     Matrices are quantized and coded beside one another; the bytes do not depend on how many at a time.
 
@@ -98,7 +98,7 @@ class Packer:
         matrices = matrices_of(contents, config, statistics or {})
         quantized = {matrix.name for matrix in matrices}
         spared = [(name, weight) for name, weight in contents.weights.items() if name not in quantized]
-        self._open = [matrix for matrix in matrices if matrix.rule.grid.is_open]
+        self._open = factored((matrix for matrix in matrices if matrix.rule.grid.is_open), workers=workers)
         self._unit = slope_unit(self._open, workers=workers)
         fixed = [matrix for matrix in matrices if not matrix.rule.grid.is_open]
         floats = in_order(lambda each: _float_section(*each), spared, workers=workers)

@@ -16,16 +16,26 @@ from nutshell.quant.statistics import Statistics
 METHOD = "gptq"
 
 
-def quantize(
-    weight: Float[Tensor, "R C"], rule: GptqConfig, *, statistics: Statistics | None, precision: Precision | None
-) -> CodePlanes:
-    """Round to the rule's grid with feedback; the codes, and the steps.
+def feedback_of(rule: GptqConfig, statistics: Statistics | None) -> Feedback:
+    """Factor the Hessian.
 
     Raises:
-        NutshellError: the Hessian is not finite, or singular in spite of the damping.
+        NutshellError: it is not finite, or singular in spite of the damping.
     """
     assert statistics is not None, "gptq needs a calibration"
-    feedback = Feedback.of(statistics.hessian, act_order=rule.act_order, damping=rule.damping)
+    return Feedback.of(statistics.hessian, act_order=rule.act_order, damping=rule.damping)
+
+
+def quantize(
+    weight: Float[Tensor, "R C"],
+    rule: GptqConfig,
+    *,
+    statistics: Statistics | None,
+    precision: Precision | None,
+    feedback: Feedback | None,
+) -> CodePlanes:
+    """Round to the rule's grid with feedback; the codes, and the steps."""
+    assert feedback is not None, "gptq is rounding with feedback"
     variances = feedback.conditional_variances()
     levels = rule.grid.fit(weight, statistics=statistics, precision=precision, variances=variances)
     steps = levels.steps(*weight.shape)

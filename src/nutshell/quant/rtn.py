@@ -5,6 +5,7 @@ from torch import Tensor
 
 from nutshell.codec.planes import CodePlanes
 from nutshell.quant.config import RtnConfig
+from nutshell.quant.feedback import Feedback
 from nutshell.quant.grids import Grid
 from nutshell.quant.levels import values
 from nutshell.quant.precision import Precision
@@ -14,9 +15,15 @@ METHOD = "rtn"
 
 
 def quantize(
-    weight: Float[Tensor, "R C"], rule: RtnConfig, *, statistics: Statistics | None, precision: Precision | None
+    weight: Float[Tensor, "R C"],
+    rule: RtnConfig,
+    *,
+    statistics: Statistics | None,
+    precision: Precision | None,
+    feedback: Feedback | None,
 ) -> CodePlanes:
     """Round to the rule's grid; the codes, and the steps."""
+    assert feedback is None, "no column makes up for another"
     levels = rule.grid.fit(weight, statistics=statistics, precision=precision)
     codes = levels.codes(weight.double(), levels.steps(*weight.shape))
     return levels.planes(codes, {"method": METHOD})

@@ -27,25 +27,33 @@ from nutshell.quant.viterbi import best_levels
 
 METHOD = "trellis"
 # Of feedback, as in GPTQ.
-DAMPING, _BLOCK = 0.01, 128
+_DAMPING, _BLOCK = 0.01, 128
 # What a level may cost more than zero does: no static model makes the rarest of them much dearer.
 _DEAREST_BITS = 16.0
 
 
-def quantize(
-    weight: Float[Tensor, "R C"], rule: TrellisConfig, *, statistics: Statistics | None, precision: Precision | None
-) -> CodePlanes:
-    """Search every column for its levels; those, by rows of rising scale, and the steps.
+def feedback_of(rule: TrellisConfig, statistics: Statistics | None) -> Feedback | None:
+    """Factor the Hessian; None for a rule without feedback.
 
     Raises:
-        NutshellError: with feedback, the Hessian is not finite, or singular in spite of the damping.
+        NutshellError: it is not finite, or singular in spite of the damping.
     """
-    feedback = None
-    if rule.feedback:
-        assert statistics is not None, "a trellis with feedback needs a calibration"
-        # Steps by slope pay for the determinant of the Hessian in any order; from left to right did best (docs/log.md).
-        act_order = not isinstance(rule.grid, SlopeGrid)
-        feedback = Feedback.of(statistics.hessian, act_order=act_order, damping=DAMPING)
+    if not rule.feedback:
+        return None
+    assert statistics is not None, "a trellis with feedback needs a calibration"
+    # Steps by slope pay for the determinant of the Hessian in any order; from left to right did best (docs/log.md).
+    return Feedback.of(statistics.hessian, act_order=not isinstance(rule.grid, SlopeGrid), damping=_DAMPING)
+
+
+def quantize(
+    weight: Float[Tensor, "R C"],
+    rule: TrellisConfig,
+    *,
+    statistics: Statistics | None,
+    precision: Precision | None,
+    feedback: Feedback | None,
+) -> CodePlanes:
+    """Search every column for its levels; those, by rows of rising scale, and the steps."""
     variances = None if feedback is None else feedback.conditional_variances()
     levels = _halved(rule.grid.fit(weight, statistics=statistics, precision=precision, variances=variances))
     rows = torch.from_numpy(_order(levels.scale.numpy()))
