@@ -1,17 +1,22 @@
-"""The processes that train one model together: which of them this is, and what they tell one another.
+"""The processes that train or calibrate one model together: which of them this is, and what they tell one another.
 
 `torchrun` starts them and says so in the environment; without it there is one, and nothing here communicates.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+T = TypeVar("T")
 
 # A rank that says nothing for this long is taken for dead; compiling a deep model takes a few minutes.
 SILENCE = timedelta(minutes=10)
@@ -57,6 +62,33 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def share(self, value: T) -> T:
+        """Give every rank what the first one has."""
+        return value if self.size == 1 else self._sent(value, source=0)
+
+    def in_turn(self, held: Mapping[T, Tensor] | None) -> Iterator[Mapping[T, Tensor]]:
+        """Give every rank what each of them holds, in the order of the ranks; nothing of one that holds None."""
+        if self.size == 1:
+            yield from [] if held is None else [held]
+            return
+        for source in range(self.size):
+            mine = None if held is None or source != self.rank else {key: held[key].contiguous() for key in held}
+            own_forms = None if mine is None else {key: (value.shape, value.dtype) for key, value in mine.items()}
+            forms = self._sent(own_forms, source=source)
+            if forms is None:
+                continue
+            values = mine or {
+                key: torch.empty(shape, dtype=dtype, device=self.device) for key, (shape, dtype) in forms.items()
+            }
+            for value in values.values():
+                dist.broadcast(value, src=source)
+            yield values
+
+    def _sent(self, value: T, *, source: int) -> T:
+        sent = [value]
+        dist.broadcast_object_list(sent, src=source, device=self.device)
+        return sent[0]
+
     def same(self, text: str) -> bool:
         """Say whether all ranks hold the same text."""
         if self.size == 1:
@@ -91,12 +123,26 @@ def is_silence(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def joined_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that the environment names, over NCCL on GPUs and gloo elsewhere; leave them at the end."""
+def joined_ranks(device: torch.device, *, stage: str = "train", silence: timedelta = SILENCE) -> Iterator[Ranks]:
+    """Join the processes that the environment names, over NCCL on GPUs and gloo elsewhere; leave them at the end.
+
+    Args:
+        device: where tensors are that they exchange.
+        stage: what they do together. A process may join for one stage after another, each of its own name: what was
+            said at the meeting for one is not taken for the next's.
+        silence: how long a rank may say nothing.
+    """
     if num_ranks() == 1:
         yield ALONE
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=SILENCE)
+    store, rank, size = next(rendezvous("env://", timeout=silence))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore(stage, store),
+        rank=rank,
+        world_size=size,
+        timeout=silence,
+    )
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:

@@ -20,7 +20,7 @@ from nutshell.pipeline.compare import OVERHEAD, FlopsCost, LayerCost, StepCost, 
 from nutshell.pipeline.describe import describe as describe_recipe
 from nutshell.pipeline.doctor import examine
 from nutshell.pipeline.explain import explain as explain_run
-from nutshell.pipeline.packing import pack_run
+from nutshell.pipeline.packing import pack_run, packing_ranks
 from nutshell.pipeline.probing import probe_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
 from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact
@@ -155,12 +155,12 @@ def pack(
     Raises:
         UsageError: --explain without --data.
     """
-    terminal = Terminal(as_json=json)
+    terminal = Terminal(as_json=json, mute=rank_here() > 0)
     if explain and data is None:
         raise UsageError("pack: --explain measures losses on the validation text; give the data set with --data DIR")
-    with terminal.stage("pack", unit="packings") as advance:
-        ledger = pack_run(run, data, budget_bytes=budget_bytes, progress=advance)
-    if not explain or data is None:
+    with packing_ranks() as ranks, terminal.stage("pack", unit="packings") as advance:
+        ledger = pack_run(run, data, budget_bytes=budget_bytes, progress=advance, ranks=ranks)
+    if not explain or data is None or rank_here():  # one process is enough to explain
         terminal.result(ledger, ledger_view)
         return
     with terminal.stage("explain", unit="losses") as advance:

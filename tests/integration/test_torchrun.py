@@ -28,7 +28,8 @@ budget = {{ steps = {STEPS} }}
 grad_clip = 0.3
 [pack]
 budget_bytes = 60_000
-rules = [{{ kind = "rtn", roles = ["matrix", "embedding"] }}]
+rules = [{{ kind = "gptq", roles = ["matrix", "embedding"] }}]
+calibration = {{ kind = "training", tokens = 20_000 }}
 [score]
 stride = 16
 """
@@ -83,9 +84,19 @@ def test_ranks_train_what_one_process_trains(folder, alone, ranks):
     assert done.stdout.count("trained:") == 1  # one voice
     packed = {}
     for name, run_dir in (("alone", alone), ("together", together)):
-        run(folder, launcher(1), "pack", str(run_dir))
+        run(folder, launcher(1), "pack", str(run_dir), "--data", "data")
         packed[name] = read_json(run_dir / "pack.json")["artifact_bytes"]
     assert packed["together"] == pytest.approx(packed["alone"], rel=0.02)
+
+
+def test_ranks_pack_to_the_bytes_of_one_process(folder):
+    # Training and packing are two meetings of the same processes.
+    done = run(folder, launcher(2), "run", "small.toml", "--data", "data", "--out", "main")
+    assert done.stdout.count("bits per byte") == done.stderr.count("pack:") == 1  # one voice
+    together = (folder / "main/model.nut").read_bytes()
+    (folder / "main/model.nut").unlink()
+    run(folder, launcher(1), "pack", "main", "--data", "data")
+    assert (folder / "main/model.nut").read_bytes() == together
 
 
 def test_a_killed_rank_ends_the_run_with_a_clear_line_and_a_checkpoint(folder):

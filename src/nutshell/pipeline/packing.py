@@ -1,7 +1,9 @@
 """The packing stage: trained weights to an artifact under a byte budget, and the ledger of its bytes."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,53 @@ from nutshell.pipeline.weights import unpacked_model
 from nutshell.quant.config import check_roles
 from nutshell.quant.grids import OpenGrid
 from nutshell.quant.statistics import Statistics
+from nutshell.ranks import ALONE, Ranks, is_silence, joined_ranks, num_ranks
 from nutshell.recipe import Recipe
 from nutshell.train.checkpoint import read_tensors
 
+# Others hear nothing of the first rank while it fits the artifact.
+LONGEST_FIT = timedelta(hours=4)
+
+
+@contextmanager
+def packing_ranks() -> Iterator[Ranks]:
+    """Join the processes that `torchrun` started, for a packing.
+
+    Raises:
+        RunError: one of them does not answer.
+    """
+    try:
+        with joined_ranks(torch.device("cpu"), stage="pack", silence=LONGEST_FIT) as ranks:
+            yield ranks
+    except RuntimeError as error:
+        if num_ranks() == 1 or not is_silence(error):
+            raise
+        first_line = str(error).partition("\n")[0]
+        raise RunError(f"a process of this packing is gone ({first_line}); pack again, on any number") from error
+
 
 def pack_run(
-    run_dir: Path, data_dir: Path | None = None, *, budget_bytes: int | None = None, progress: Progress | None = None
+    run_dir: Path,
+    data_dir: Path | None = None,
+    *,
+    budget_bytes: int | None = None,
+    progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Pack a trained run under its recipe's budget, or another.
+
+    All ranks calibrate; then the first one fits and writes, and the others wait. The artifact does not depend on how
+    many they are.
 
     Args:
         run_dir: the run.
         data_dir: the data set that it was trained on, for a calibration that reads it.
         budget_bytes: instead of the recipe's.
         progress: is told how many packings of at most how many are done.
+        ranks: the processes that pack together (`packing_ranks`).
+
+    Returns:
+        The ledger, on all ranks.
 
     Raises:
         RunError: the run is not trained, something in it never acted, or its weights are not those of its receipt.
@@ -61,7 +96,9 @@ def pack_run(
         recipe=(run_dir / store.RECIPE).read_text(encoding="utf-8"),
         tokenizer=(run_dir / store.TOKENIZER).read_bytes(),
     )
-    statistics = _calibrated(run_dir, recipe, contents, data_dir)
+    statistics = _calibrated(run_dir, recipe, contents, data_dir, ranks)
+    if not ranks.is_first:
+        return ranks.share({})
     calibrated = time.perf_counter()
     fitted = fit(contents, config, progress, statistics=statistics)
     packed = fitted.packed
@@ -92,7 +129,7 @@ def pack_run(
         "seconds": time.perf_counter() - start,
     }
     write_json(run_dir / store.LEDGER, result)
-    return result
+    return ranks.share(result)
 
 
 def _under(config: PackConfig, budget_bytes: int | None) -> PackConfig:
@@ -105,7 +142,9 @@ def _under(config: PackConfig, budget_bytes: int | None) -> PackConfig:
     return msgspec.structs.replace(config, budget_bytes=budget_bytes)
 
 
-def _calibrated(run_dir: Path, recipe: Recipe, contents: Contents, data_dir: Path | None) -> Mapping[str, Statistics]:
+def _calibrated(
+    run_dir: Path, recipe: Recipe, contents: Contents, data_dir: Path | None, ranks: Ranks
+) -> Mapping[str, Statistics]:
     """Measure the statistics of the matrices whose rules use them."""
     calibration = recipe.pack.calibration
     if calibration is None:
@@ -124,6 +163,7 @@ def _calibrated(run_dir: Path, recipe: Recipe, contents: Contents, data_dir: Pat
         names=names,
         dataset=dataset,
         metric=calibration.metric,
+        ranks=ranks,
     )
 
 

@@ -20,7 +20,7 @@ from nutshell.files import sha256_file, write_json
 from nutshell.memory import give_back_freed_memory
 from nutshell.pipeline import store
 from nutshell.pipeline.averages import is_scored, score_weights
-from nutshell.pipeline.packing import pack_run
+from nutshell.pipeline.packing import pack_run, packing_ranks
 from nutshell.pipeline.training import Told, Training
 from nutshell.ranks import environment_alone, rank_here
 from nutshell.recipe import Resolved
@@ -95,14 +95,16 @@ def run_all(resolved: Resolved, data_dir: Path, run_dir: Path, *, seed: int, ter
     training = Training(resolved, dataset, run_dir, seed=seed, laps=laps)
     train_run(training, resume=(run_dir / store.CHECKPOINT).exists(), terminal=terminal)
     give_back_freed_memory()
-    if rank_here():  # one process is enough for what follows
-        return {}
-    if resolved.recipe.train.averages and not is_scored(run_dir, resolved.recipe):
+    if not rank_here() and resolved.recipe.train.averages and not is_scored(run_dir, resolved.recipe):
         with terminal.stage("compare averages", unit="tokens read") as advance:
             score_weights(run_dir, data_dir, progress=advance)
-    if not _is_packed(run_dir, resolved.recipe.pack.budget_bytes):
-        with terminal.stage("pack", unit="packings") as advance:
-            pack_run(run_dir, data_dir, progress=advance)
+    with packing_ranks() as ranks:
+        # The first one knows: others may look before it has written the weights.
+        if not ranks.share(ranks.is_first and _is_packed(run_dir, resolved.recipe.pack.budget_bytes)):
+            with terminal.stage("pack", unit="packings") as advance:
+                pack_run(run_dir, data_dir, progress=advance, ranks=ranks)
+    if rank_here():  # one process is enough for what follows
+        return {}
     give_back_freed_memory()  # the scoring process will have its own
     _score_in_fresh_process(run_dir, data_dir, terminal)
     if resolved.recipe.prove:

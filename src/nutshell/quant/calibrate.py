@@ -49,8 +49,9 @@ R = TypeVar("R")
 
 Metric = Literal["gradients", "inputs"]
 # What is added up of a matrix; float32 within a chunk of batches, float64 over the chunks.
-Part = Literal["outer", "inputs", "input_energy", "rows", "lookups"]
+Part = Literal["outer", "inputs", "input_energy", "rows", "lookups", "tokens"]
 Sums = dict[tuple[str, Part], Tensor]
+_TOKENS: tuple[str, Part] = ("", "tokens")  # of no matrix
 
 # Batches whose sums are added in float32. Fixed, so that the rounding does not depend on the number of threads.
 CHUNK = 8
@@ -92,17 +93,16 @@ def calibrate(
         ranks: the processes that share the work.
 
     Returns:
-        The statistics by name, in the order of `names`; the same on all ranks.
+        The statistics by name, in the order of `names`; the same to the bit on all ranks and on any number of them, for
+        sums are taken in the order of the text.
     """
     assert not any(value.requires_grad for value in model.parameters()), "calibration needs frozen parameters"
     measure = partial(_measure, model, schedule, frozenset(names), metric, seed)
     totals: Sums = {}
-    num_tokens = 0
-    for part, tokens in _streamed(measure, _chunks(batches, ranks)):
-        num_tokens += tokens
+    for part in _of_all_ranks(_streamed(measure, _chunks(batches, ranks)), ranks):
         for key, value in part.items():
-            totals[key] = totals[key] + value if key in totals else value.double()
-    num_tokens = _reduced(totals, num_tokens, ranks)
+            totals[key] = totals[key].add_(value) if key in totals else value.double()
+    num_tokens = int(totals.pop(_TOKENS))
     return {name: _statistics(totals, name, num_tokens) for name in names}
 
 
@@ -113,6 +113,16 @@ def _chunks(
     numbered = enumerate(batches)
     groups = iter(lambda: list(islice(numbered, CHUNK)), [])
     return islice(groups, ranks.rank, None, ranks.size)
+
+
+def _of_all_ranks(parts: Iterator[Sums], ranks: Ranks) -> Iterator[Mapping[tuple[str, Part], Tensor]]:
+    """Give the parts of all ranks in the order of the text; each round has one of every rank that has any left."""
+    more = True
+    while more:
+        more = False
+        for part in ranks.in_turn(next(parts, None)):
+            more = True
+            yield part
 
 
 def _streamed(work: Callable[[T], R], items: Iterator[T]) -> Iterator[R]:
@@ -128,14 +138,14 @@ def _measure(
     metric: Metric,
     seed: int,
     chunk: list[tuple[int, Int[np.ndarray, "B T"]]],
-) -> tuple[Sums, int]:
-    """Add up what a chunk of batches says; give that, and the number of tokens."""
-    sums: Sums = {}
+) -> Sums:
+    """Add up what a chunk of batches says, its tokens included."""
+    sums: Sums = {_TOKENS: torch.tensor(sum(tokens.size for _, tokens in chunk), dtype=torch.float64)}
     for index, tokens in chunk:
         drawn = np.random.default_rng([seed, index, _LABEL_STREAM]).integers(2**63)
         generator = torch.Generator().manual_seed(int(drawn))
         _Pass(model, names, metric, sums).run(tokens, schedule, generator)
-    return sums, sum(tokens.size for _, tokens in chunk)
+    return sums
 
 
 class _Product(NamedTuple):
@@ -251,13 +261,6 @@ def _score(probabilities: Float[Tensor, "B T V"], generator: torch.Generator) ->
     uniform = torch.rand(*probabilities.shape[:-1], 1, generator=generator).to(probabilities.device)
     labels = torch.searchsorted(probabilities.cumsum(dim=-1), uniform).clamp_max(probabilities.shape[-1] - 1)
     return probabilities.scatter_add(-1, labels, probabilities.new_full((1,), -1.0).expand(labels.shape))
-
-
-def _reduced(totals: Sums, num_tokens: int, ranks: Ranks) -> int:
-    """Sum over the ranks, in place; return the number of tokens of all."""
-    for key in sorted(totals):
-        ranks.add(totals[key])
-    return int(ranks.add(torch.tensor(num_tokens, device=ranks.device)).item())
 
 
 def _statistics(totals: Sums, name: str, num_tokens: int) -> Statistics:

@@ -1,6 +1,7 @@
 """The stage that packs a run: what of its recipe reaches the calibration, and what it refuses."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -9,8 +10,9 @@ from nutshell.errors import RunError, UsageError
 from nutshell.files import sha256_file
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
+from nutshell.pipeline import packing
 from nutshell.pipeline.calibrating import calibrate_model
-from nutshell.pipeline.packing import pack_run
+from nutshell.pipeline.packing import pack_run, packing_ranks
 from nutshell.pipeline.weights import unpacked_model
 from nutshell.recipe import resolve
 from tiny_text import write_moved_run, write_tiny
@@ -65,6 +67,18 @@ def test_a_calibration_on_training_text_needs_it(tmp_path):
     with pytest.raises(UsageError, match="give the data set with --data DIR"):
         pack_run(made)
     assert pack_run(made, tmp_path / "training/data")["calibration_seconds"] > 0
+
+
+def test_a_rank_that_is_gone_is_named(monkeypatch):
+    @contextmanager
+    def left(*_, **__):
+        raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4321")
+        yield
+
+    monkeypatch.setattr(packing, "joined_ranks", left)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match=r"a process of this packing is gone .*Connection closed"), packing_ranks():
+        pass
 
 
 def test_other_weights_than_the_receipts_are_refused(tmp_path):
