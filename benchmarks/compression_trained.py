@@ -65,7 +65,7 @@ class Settings:
     calibration_tokens: int = 16_384
     matrix_sigmas: tuple[float, ...] = (9.0, 12.85, 18.0, 25.0)
     table_sigmas: tuple[float, ...] = (7.0, 10.0, 14.0, 20.0)
-    rates: tuple[float, ...] = (1.8, 2.1, 2.4, 2.8, 3.2, 3.7, 4.3)
+    rates: tuple[float, ...] = (1.2, 1.5, 1.8, 2.1, 2.4, 2.8, 3.2, 3.7, 4.3)
     states: tuple[int, ...] = (8, 32, 256)
     metrics: tuple[Metric, ...] = ("gradients", "inputs")
     documents: int | None = None  # of the validation text, spread evenly; all unless given

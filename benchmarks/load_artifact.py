@@ -3,7 +3,7 @@
     python benchmarks/load_artifact.py [--json] [--out results/load_artifact.json] [--artifacts DIR] [--repeats 5]
 
 The model of sp8192-loop35, with normal weights whose rows and columns have scales of their own, packed by a trellis on
-`slope` with drawn statistics, by a trellis on `rate`, and by the recipe's own rules: int6 and int8 by `sd_clip`. Each
+`slope` with drawn statistics, by a trellis on `rate`, and by the recipe's own rules: GPTQ, int6 and int8 by `sd_clip`. Each
 artifact is loaded from bytes in a process of its own. Seconds are medians over the repeats after the first load, which
 is given beside them: it has imports and memory to fetch. The decoders' share is that of processor seconds, from
 decoding every section once more on one thread. Peak memory is what the first load adds to the largest resident set.
@@ -40,12 +40,12 @@ from nutshell.quant.statistics import Statistics
 from nutshell.recipe import resolve
 
 app = App(help=__doc__)
-RECIPE, RATE_BITS = "sp8192-loop35", 3.5
+RECIPE, RATE_BITS = "sp8192-loop35", 3.7
 ROLES = ["matrix", "embedding"]
 STACKS: dict[str, dict[str, Any] | None] = {
     "trellis, slope": {"kind": "trellis", "roles": ROLES, "states": 8, "feedback": True, "grid": {"kind": "slope"}},
     "trellis, rate": {"kind": "trellis", "roles": ROLES, "states": 8, "grid": {"kind": "rate"}},
-    "rtn, sd_clip": None,  # the rules of the recipe
+    "gptq, sd_clip": None,  # the rules of the recipe
 }
 
 
