@@ -3,9 +3,9 @@
     python benchmarks/load_artifact.py [--json] [--out results/load_artifact.json] [--artifacts DIR] [--repeats 5]
 
 The model of sp8192-loop35, with normal weights whose rows and columns have scales of their own, packed by a trellis on
-`slope` with drawn statistics, by a trellis on `rate`, and by the recipe's own rules: GPTQ, int6 and int8 by `sd_clip`. Each
-artifact is loaded from bytes in a process of its own. Seconds are medians over the repeats after the first load, which
-is given beside them: it has imports and memory to fetch. The decoders' share is that of processor seconds, from
+`slope` with drawn statistics, by a trellis on `rate`, and by the recipe's own rules: GPTQ, int6 and int8 by `sd_clip`.
+Each artifact is loaded from bytes in a process of its own. Seconds are medians over the repeats after the first load,
+which is given beside them: it has imports and memory to fetch. The decoders' share is that of processor seconds, from
 decoding every section once more on one thread. Peak memory is what the first load adds to the largest resident set.
 
 Artifacts are kept in `--artifacts` and not packed again: packing takes minutes, measuring half a minute of quiet.
