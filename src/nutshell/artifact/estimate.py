@@ -19,6 +19,7 @@ from nutshell.model.config import ModelConfig
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamRow, ParamTable
 from nutshell.quant.config import QuantRule, rule_for
+from nutshell.quant.grids import OpenGrid
 from nutshell.quant.lqer import SymmetricLqer
 from nutshell.quant.precision import Precision
 from nutshell.quant.quantizing import quantize
@@ -32,16 +33,30 @@ ROW_BYTES = 9
 MODEL_BYTES = 8
 FLOAT_BITS = 13.0
 _SAMPLE = 1 << 16  # weights of a sample; its entropy is off by less than 0.01 bit
+# Less than any open grid has at its finest, where normal rows meet the widest code at 7 bits a weight.
+_SURE_BITS = 6.0
 
 
 def predict_bytes(model: ModelConfig, pack: PackConfig) -> int:
     """Predict the size of the packed artifact, in bytes."""
     with torch.device("meta"):
         table = ParamTable.of(LM(model, [model.depth.parse()]))
+    if is_fitted(pack) and _sure_bytes(table, pack) > pack.limit_bytes:
+        return pack.limit_bytes
     weights = sum(_weight_bytes(row, rule_for(pack.rules, row.role, row.shape)) for row in table)
     corrections = sum(_correction_bytes(rule, table) for rule in pack.rules)
     total = round(FIXED_BYTES + TOKENIZER_BYTES_PER_TOKEN * model.vocab_size + weights + corrections)
     return min(total, pack.limit_bytes) if is_fitted(pack) else total
+
+
+def _sure_bytes(table: ParamTable, pack: PackConfig) -> float:
+    """Give less than what the weights on open grids have at their finest, without quantizing anything."""
+    rules = ((row, rule_for(pack.rules, row.role, row.shape)) for row in table)
+    return sum(
+        row.value.numel() * (_SURE_BITS + min(rule.grid.extra_bits, 0.0)) / 8
+        for row, rule in rules
+        if rule is not None and isinstance(rule.grid, OpenGrid)
+    )
 
 
 def _weight_bytes(row: ParamRow, rule: QuantRule | None) -> float:
@@ -69,7 +84,9 @@ def _priced(rule: QuantRule, rows: int, cols: int) -> tuple[float, float, int]:
     spread = np.log2(scale.astype(np.float64)).std()
     # A mantissa has 10 bits to the octave; scales are near normal in their logarithm (Cover and Thomas, 8.3).
     scale_bits = max(0.5 * math.log2(2 * math.pi * math.e) + math.log2(max(spread * 2**10, 0.25)), 0.0)
-    return _entropy(planes.codes), scale_bits, num_scales
+    # Of the entropy of a trellis' levels, two bits are their remainder by 4, which one path bit says.
+    path_bits = -1.0 if "states" in planes.spec else 0.0
+    return _entropy(planes.codes) + path_bits, scale_bits, num_scales
 
 
 def _entropy(codes: Int[np.ndarray, "R C"]) -> float:

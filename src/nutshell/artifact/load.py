@@ -24,7 +24,6 @@ from nutshell.printable import show_controls
 from nutshell.quant import rtn, trellis
 from nutshell.quant.lqer import MAX_RANK
 from nutshell.quant.quantizing import dequantize
-from nutshell.quant.workers import in_order
 
 # What the sections of a weight may hold, by kind.
 DTYPES = {
@@ -130,8 +129,8 @@ def _load(container: Container) -> Loaded:
     used = {("recipe", "recipe"), ("tokenizer", _tokenizer_kind(container))}.union(*(each.keys for each in stored))
     if left_over := sorted(set(container.sections) - used):
         raise ArtifactError(f"section {left_over[0][0]!r} ({left_over[0][1]!r}) belongs to no weight of its recipe")
-    values = in_order(_Stored.read, stored)
-    weights = {row.name: value for row, value in zip(rows, values, strict=True)}
+    # One after the other: the coder keeps Python's lock, and threads that wait for it cost more than they win.
+    weights = {row.name: each.read() for row, each in zip(rows, stored, strict=True)}
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(requires_grad=False)
     return Loaded(model.eval(), schedule, tokenizer, recipe.train.seq_len, recipe.score.stride, recipe_text)
