@@ -94,7 +94,7 @@ class Packer:
         workers: int | None = None,
     ) -> None:
         self._workers = workers
-        check_finite(contents.weights)
+        _check_finite(contents.weights)
         matrices = matrices_of(contents, config, statistics or {})
         quantized = {matrix.name for matrix in matrices}
         spared = [(name, weight) for name, weight in contents.weights.items() if name not in quantized]
@@ -133,7 +133,7 @@ class Packer:
         return [section for sections in coded for section in sections]
 
 
-def check_finite(weights: Mapping[str, Tensor]) -> None:
+def _check_finite(weights: Mapping[str, Tensor]) -> None:
     """Refuse what no code can stand for.
 
     Raises:
