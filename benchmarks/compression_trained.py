@@ -28,7 +28,6 @@ from nutshell.artifact.config import PackConfig, TrainingText
 from nutshell.artifact.container import Container, Section, pack_container, unpack_container
 from nutshell.artifact.load import Loaded, load, read_weight
 from nutshell.artifact.pack import Contents, Packed, Packer
-from nutshell.artifact.predictor import ModelPredictor
 from nutshell.codec.chain import Chain
 from nutshell.codec.limits import gaussian_rate_bits
 from nutshell.config.loader import decode
@@ -39,6 +38,7 @@ from nutshell.nn.params import ParamTable
 from nutshell.pipeline import store
 from nutshell.pipeline.calibrating import calibrate_model
 from nutshell.pipeline.weights import unpacked_model
+from nutshell.predict.predictor import ModelPredictor
 from nutshell.quant.calibrate import Metric
 from nutshell.quant.config import GptqConfig, QuantRole, QuantRule, RtnConfig, TrellisConfig
 from nutshell.quant.grids import AbsmaxGrid, SdClipGrid, SlopeGrid

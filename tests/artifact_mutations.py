@@ -23,8 +23,8 @@ import tomli_w
 
 from nutshell.artifact.container import DIGEST_BYTES, MAGIC, VERSION, Section, unpack_container
 from nutshell.artifact.load import load
-from nutshell.artifact.predictor import ModelStepper
 from nutshell.errors import ArtifactError
+from nutshell.predict.predictor import ModelStepper
 from nutshell.score.generate import generate
 
 HEAD_BYTES = 10

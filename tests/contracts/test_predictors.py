@@ -12,7 +12,7 @@ import pytest
 
 from models import ALL_TOGETHER, ATTENTION, VOCAB, build_model, model_config
 from nutshell.artifact.load import Loaded
-from nutshell.artifact.predictor import ModelPredictor, ModelStepper
+from nutshell.predict.predictor import ModelPredictor, ModelStepper
 from score_twins import Order2, Uniform, Unigram
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from nutshell.artifact.load import Loaded
-from nutshell.artifact.predictor import ModelPredictor
 from nutshell.config.loader import to_toml
 from nutshell.data.tokenizer import Tokenizer
 from nutshell.files import sha256_file, write_json
 from nutshell.machine import num_threads
 from nutshell.pipeline import store
 from nutshell.pipeline.weights import unpacked_model, weight_files
+from nutshell.predict.predictor import ModelPredictor
 from nutshell.recipe import Recipe
 from nutshell.score.frozen import score_documents
 from nutshell.score.predictor import Progress

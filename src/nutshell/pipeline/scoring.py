@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import torch
 
-from nutshell.artifact.predictor import ModelPredictor, ModelStepper
 from nutshell.errors import ArtifactError, ProofError, RunError
 from nutshell.files import sha256_bytes
 from nutshell.machine import num_threads, processor, versions
 from nutshell.pipeline import store
+from nutshell.predict.predictor import ModelPredictor, ModelStepper
 from nutshell.score.compressors import compress_all
 from nutshell.score.config import ProveConfig
 from nutshell.score.frozen import score_documents, score_every_way

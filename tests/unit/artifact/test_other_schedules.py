@@ -7,10 +7,10 @@ import torch
 
 from models import ALL_TOGETHER, DEPTH, TECHNIQUES, VOCAB, build_model, model_config, tokens
 from nutshell.artifact.load import Loaded
-from nutshell.artifact.predictor import ModelPredictor, ModelStepper
 from nutshell.errors import RecipeError
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
+from nutshell.predict.predictor import ModelPredictor, ModelStepper
 
 BY_VISIT = {
     "modulate": [{"kind": "branch_scale", "attention": "visit", "mlp": "visit"}, {"kind": "film", "shift": True}],

@@ -14,11 +14,11 @@ from nutshell.artifact.container import pack_container, unpack_container
 from nutshell.artifact.fit import fit
 from nutshell.artifact.load import load
 from nutshell.artifact.pack import Contents, Packer
-from nutshell.artifact.predictor import ModelPredictor, ModelStepper
 from nutshell.config.loader import decode, to_toml
 from nutshell.data.tokenizer_training import train_tokenizer
 from nutshell.errors import ArtifactError, BudgetError, NutshellError
 from nutshell.nn.params import ParamTable
+from nutshell.predict.predictor import ModelPredictor, ModelStepper
 from nutshell.quant.grids import AbsmaxGrid
 from nutshell.quant.rtn import round_trip
 from nutshell.quant.statistics import Statistics

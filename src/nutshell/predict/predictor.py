@@ -3,23 +3,39 @@
 All arithmetic is fp32: a score is a claim, and bf16 would change it in the fourth decimal (docs/log.md).
 """
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
-from nutshell.artifact.load import Loaded
+from nutshell.model.depth import DepthSchedule
+from nutshell.model.lm import LM
 from nutshell.nn.cache import KVCache
+
+
+class Shipped(Protocol):
+    """What is needed of a model that was loaded."""
+
+    @property
+    def model(self) -> LM: ...
+
+    @property
+    def schedule(self) -> DepthSchedule: ...
+
+    @property
+    def context(self) -> int: ...
 
 
 class ModelPredictor:
     """Scores windows; the context is the window it was trained with."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        self._model, self._schedule = loaded.model, loaded.schedule
-        self.vocab_size = loaded.tokenizer.vocab_size
-        self.context = loaded.context
+    def __init__(self, shipped: Shipped) -> None:
+        self._model, self._schedule = shipped.model, shipped.schedule
+        self.vocab_size = shipped.model.config.vocab_size
+        self.context = shipped.context
 
     @torch.inference_mode()
     def nats(self, inputs: Int64[np.ndarray, "B T"], targets: Int64[np.ndarray, "B S"]) -> Float64[np.ndarray, "B S"]:
@@ -44,10 +60,10 @@ class ModelPredictor:
 class ModelStepper:
     """Reads one token at a time; what it has read is kept in the cache of every virtual layer."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        self._model, self._schedule = loaded.model, loaded.schedule
-        self.vocab_size = loaded.tokenizer.vocab_size
-        self.context = loaded.context
+    def __init__(self, shipped: Shipped) -> None:
+        self._model, self._schedule = shipped.model, shipped.schedule
+        self.vocab_size = shipped.model.config.vocab_size
+        self.context = shipped.context
         self.begin(1)
 
     def begin(self, batch: int) -> None:
