@@ -1,13 +1,16 @@
-"""What the scorer asks of a model: two Protocols, plain arrays in and out.
+"""What the scorer asks of a model: Protocols, plain arrays in and out.
 
 `Predictor` scores whole windows in parallel and gives the number that is reported. `Stepper` is the same model one
 token at a time and drives the proof: it is never handed a token before it has committed its distribution for it. Both
 are causal, so whatever stands to the right of a position cannot change its result; the scorer relies on it when it pads
 short windows on the right.
+
+`Learner` and `RowLearner` change while they are scored. They are handed `Scored` tokens, which only a ledger makes, of
+targets that it has charged: what is not graded yet cannot be learned from.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, Int64
@@ -61,6 +64,51 @@ class Stepper(Protocol):
 
     def feed(self, tokens: Int64[np.ndarray, "B T"]) -> Float32[np.ndarray, "B V"]:
         """Append tokens to every row; return log-probabilities (nats) of the token that follows the last one."""
+        ...
+
+    def keep(self, rows: Int[np.ndarray, " N"]) -> None:
+        """Drop all rows but these, given as ascending positions in the current batch."""
+        ...
+
+
+class Scored(NamedTuple):
+    """A stretch of a sequence that the ledger has charged: `inputs[i]` came before `targets[i]`, [T] each."""
+
+    inputs: Int64[np.ndarray, " T"]
+    targets: Int64[np.ndarray, " T"]
+
+
+class Learner(Predictor, Protocol):
+    """A predictor that learns between the chunks of a text. Between two calls of `observe` it is pure."""
+
+    def observe(self, chunk: Sequence[Scored], *, progress: float) -> None:
+        """Learn from a chunk, in the order of the text; `progress` is how much of the text it ends, from 0 to 1."""
+        ...
+
+
+class RowLearner(Protocol):
+    """A predictor that learns each row by itself: rows are documents, and never influence one another."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens in the vocabulary."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Most input tokens in one window."""
+        ...
+
+    def begin(self, rows: int) -> None:
+        """Forget all that rows have learned, and start so many."""
+        ...
+
+    def nats(self, inputs: Int64[np.ndarray, "B T"], targets: Int64[np.ndarray, "B S"]) -> Float64[np.ndarray, "B S"]:
+        """Score a window of each row, as `Predictor.nats` does, with what each row has learned so far."""
+        ...
+
+    def observe(self, scored: Sequence[Scored]) -> None:
+        """Learn from what was scored of each row by the last call of `nats`: of padded rows, less than was computed."""
         ...
 
     def keep(self, rows: Int[np.ndarray, " N"]) -> None:
