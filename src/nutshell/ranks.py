@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from jaxtyping import Float64
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
@@ -61,6 +63,10 @@ class Ranks:
         if self.size > 1:
             dist.all_reduce(value)
         return value
+
+    def add_up(self, values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+        """Sum an array over the ranks."""
+        return values if self.size == 1 else self.add(torch.from_numpy(values).to(self.device)).cpu().numpy()
 
     def share(self, value: T) -> T:
         """Give every rank what the first one has."""

@@ -1,24 +1,17 @@
-"""Score a text with a model that does not change: windows in batches, by document or over the whole stream.
+"""Score a text with a model that does not change, by document or over the whole stream.
 
 By document is the default and can be proved: each document is scored as if it were alone in the world. Over the stream
 is the field's published definition, for comparison: a window sees the end of the previous document.
-
-Windows of different documents share batches, padded on the right. The model is causal, so padding cannot reach a real
-position. Windows that share a batch also share the offset of their first scored target, so the scored positions are
-the last columns and the model is asked for those only.
 """
 
-from collections.abc import Iterator
-from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from nutshell.errors import DataError, RecipeError
-from nutshell.score.ledger import Score, ScoreLedger, Strategy
+from nutshell.score.chunks import Unit, score_in_chunks
+from nutshell.score.ledger import Score, Strategy
+from nutshell.score.means import Means
 from nutshell.score.predictor import Predictor, Progress
-from nutshell.score.text import Documents, Track
-from nutshell.score.windows import Window, WindowPlan
+from nutshell.score.text import Documents
+from nutshell.score.windows import WindowPlan
 
 
 class Scores(NamedTuple):
@@ -91,46 +84,17 @@ def score_stream(
     return _score(predictor, documents, plan, unit="stream", batch_tokens=batch_tokens, progress=progress)
 
 
-class _Job(NamedTuple):
-    track: int
-    window: Window
-
-
 def _score(
     predictor: Predictor,
     documents: Documents,
     plan: WindowPlan,
     *,
-    unit: Literal["document", "stream"],
+    unit: Unit,
     batch_tokens: int,
     progress: Progress | None,
 ) -> Score:
-    if plan.context > predictor.context:
-        raise RecipeError(f"scoring context {plan.context} is longer than the model's {predictor.context}: lower it")
-    if documents.tokenizer.vocab_size != predictor.vocab_size:
-        raise DataError(
-            f"the text has a vocabulary of {documents.tokenizer.vocab_size} tokens, the model one of "
-            f"{predictor.vocab_size}: tokenize the text with the model's tokenizer"
-        )
-    by_document = unit == "document"
-    tracks = documents.tracks() if by_document else [documents.stream()]
-    total = sum(plan.num_inputs(len(track.targets)) for track in tracks)
-    ledger = ScoreLedger(tracks)
-    done = 0
-    for batch in _batches(tracks, plan, batch_tokens):
-        for job, nats in zip(batch, _nats(predictor, tracks, batch), strict=True):
-            ledger.commit(job.track, job.window.score_from, nats)
-            done += job.window.stop - job.window.start
-        if progress:
-            progress(done, total)
-    strategy = Strategy(
-        kind=plan.kind,
-        unit=unit,
-        context=plan.context,
-        stride=plan.stride,
-        rules=("charge_end",) if by_document else ("charge_bos",),
-    )
-    return ledger.finish(documents, strategy)
+    means = Means(batch_tokens=batch_tokens, progress=progress)
+    return score_in_chunks(predictor, documents, plan, Strategy.of(plan, unit), means=means)
 
 
 def _part(progress: Progress | None, work: list[int], place: int) -> Progress | None:
@@ -139,36 +103,3 @@ def _part(progress: Progress | None, work: list[int], place: int) -> Progress | 
         return None
     before, total = sum(work[:place]), sum(work)
     return lambda done, _: progress(before + done, total)
-
-
-def _batches(tracks: list[Track], plan: WindowPlan, batch_tokens: int) -> Iterator[list[_Job]]:
-    """Group windows of equal offset, longest first, so that a batch wastes little on padding."""
-    jobs = [_Job(index, window) for index, track in enumerate(tracks) for window in plan.windows(len(track.targets))]
-    jobs.sort(key=lambda job: (_offset(job), job.window.start - job.window.stop))
-    for _, group in groupby(jobs, key=_offset):
-        same_offset = list(group)
-        first = 0
-        while first < len(same_offset):
-            longest = same_offset[first].window.stop - same_offset[first].window.start
-            rows = max(1, batch_tokens // longest)
-            yield same_offset[first : first + rows]
-            first += rows
-
-
-def _offset(job: _Job) -> int:
-    return job.window.score_from - job.window.start
-
-
-def _nats(predictor: Predictor, tracks: list[Track], batch: list[_Job]) -> Iterator[np.ndarray]:
-    """Score a batch of windows of equal offset, the longest first; yield the nats that each window scores."""
-    length = batch[0].window.stop - batch[0].window.start
-    offset = _offset(batch[0])
-    inputs = np.zeros((len(batch), length), dtype=np.int64)  # any token will do as padding
-    targets = np.zeros((len(batch), length - offset), dtype=np.int64)
-    for row, (track, window) in enumerate(batch):
-        inputs[row, : window.stop - window.start] = tracks[track].inputs[window.start : window.stop]
-        targets[row, : window.stop - window.score_from] = tracks[track].targets[window.score_from : window.stop]
-    nats = predictor.nats(inputs, targets)
-    assert nats.shape == targets.shape, f"predictor returned {nats.shape} for targets {targets.shape}"
-    for row, (_, window) in enumerate(batch):
-        yield nats[row, : window.stop - window.score_from]

@@ -6,14 +6,16 @@ ratios: bits per byte is total bits over total bytes.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal, Self
 
 import msgspec
 import numpy as np
 from jaxtyping import Float64
 
 from nutshell.errors import LegalityError
+from nutshell.score.predictor import Scored
 from nutshell.score.text import Documents, Track
+from nutshell.score.windows import WindowPlan
 from nutshell.units import bits_per_byte
 
 # Rounding of log p near p = 1 can leave -log p below zero by about one float32 step; more is a probability above one.
@@ -24,11 +26,12 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True):
     """How a score was made.
 
     Attributes:
-        kind: `disjoint` or `sliding` windows.
+        kind: Name of the strategy: `disjoint` or `sliding` windows of a frozen model, or one that learns.
         unit: What windows are laid over: each `document` by itself, or the whole `stream`.
         context: Most inputs that a prediction saw.
         stride: Targets by which windows advance.
         rules: Names of the accounting rules in force (`docs/scoring-rules.md`).
+        settings: All that the strategy was told besides.
     """
 
     kind: str
@@ -36,6 +39,27 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True):
     context: int
     stride: int
     rules: tuple[str, ...]
+    settings: dict[str, Any] = {}
+
+    @classmethod
+    def of(
+        cls,
+        plan: WindowPlan,
+        unit: Literal["document", "stream"],
+        *,
+        kind: str | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> Self:
+        """Describe a strategy over windows, with the rule of its unit; its kind is the windows' unless given."""
+        rule = "charge_end" if unit == "document" else "charge_bos"
+        return cls(
+            kind=kind or plan.kind,
+            unit=unit,
+            context=plan.context,
+            stride=plan.stride,
+            rules=(rule,),
+            settings=settings or {},
+        )
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,35 +132,62 @@ class ScoreLedger:
         self._nats[track][span] = nats
         self._scored[track][span] = True
 
-    def finish(self, documents: Documents, strategy: Strategy) -> Score:
-        """Close the books over the documents that the tracks were made from.
+    def scored(self, track: int, start: int, stop: int) -> Scored:
+        """Give the tokens of targets that have been charged, for whoever learns from them.
 
         Raises:
-            LegalityError: a target was never scored, or the charged bytes are not the documents' bytes.
+            LegalityError: one of them has not.
         """
-        for index, scored in enumerate(self._scored):
-            if not scored.all():
-                raise LegalityError(f"sequence {index}, target {int(scored.argmin())}: never scored")
-        num_bytes = sum(int(track.byte_lengths.sum()) for track in self._tracks)
-        if num_bytes != documents.num_bytes:
+        charged = self._scored[track][start:stop]
+        if not charged.all():
+            raise LegalityError(f"sequence {track}, target {start + int(charged.argmin())}: learned before scored")
+        inputs, targets, _ = self._tracks[track]
+        return Scored(inputs[start:stop].astype(np.int64), targets[start:stop].astype(np.int64))
+
+    def finish(self, documents: Documents, strategy: Strategy, *, whole: bool = True) -> Score:
+        """Close the books over the documents that the tracks were made from.
+
+        Unless the `whole` is asked for, scoring may have stopped early; the score is then of the targets up to there.
+
+        Raises:
+            LegalityError: a target was passed over, or the charged bytes are not the documents' bytes.
+        """
+        self._check_no_gap(whole=whole)
+        whole = all(scored.all() for scored in self._scored)
+        num_bytes = sum(
+            int(track.byte_lengths[scored].sum()) for track, scored in zip(self._tracks, self._scored, strict=True)
+        )
+        if whole and num_bytes != documents.num_bytes:
             raise LegalityError(f"charged {num_bytes} bytes for documents of {documents.num_bytes} bytes")
         if not num_bytes:
             raise LegalityError(f"{len(documents.ids)} documents without a byte: no bits per byte")
-        tokens = sum(len(track.targets) for track in self._tracks)
+        tokens = sum(int(scored.sum()) for scored in self._scored)
         nats = [float(track_nats.sum()) for track_nats in self._nats]
         total_nats = math.fsum(nats)
-        by_document = strategy.unit == "document"
+        complete = [place for place, scored in enumerate(self._scored) if scored.all()]
+        claims = complete if strategy.unit == "document" else []
         return Score(
-            metric="bpb" if num_bytes == documents.text_bytes else "subset_bpb",
+            metric="bpb" if num_bytes == documents.text_bytes and whole else "subset_bpb",
             bpb=bits_per_byte(total_nats, num_bytes),
             nats_per_token=total_nats / tokens,
             nats_per_byte=total_nats / num_bytes,
             total_nats=total_nats,
             tokens=tokens,
             bytes=num_bytes,
-            documents=len(documents.ids),
+            documents=len(complete) if strategy.unit == "document" else len(documents.ids),
             coverage=num_bytes / documents.text_bytes,
             strategy=strategy,
-            document_ids=documents.ids if by_document else (),
-            document_nats=tuple(nats) if by_document else (),
+            document_ids=tuple(documents.ids[place] for place in claims),
+            document_nats=tuple(nats[place] for place in claims),
         )
+
+    def _check_no_gap(self, *, whole: bool) -> None:
+        """Refuse a target that was not scored: any, or one with a scored target behind it."""
+        scored = np.concatenate(self._scored)
+        if scored.all():
+            return
+        first = int(scored.argmin())
+        if whole or scored[first:].any():
+            starts = np.cumsum([0, *map(len, self._scored)])
+            index = int(starts.searchsorted(first, side="right")) - 1
+            raise LegalityError(f"sequence {index}, target {first - int(starts[index])}: never scored")
