@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from models import VOCAB, build_model, model_config
 from nutshell.errors import RecipeError
@@ -66,7 +66,8 @@ def by_hand(shipped, chunks, *, lr, momentum, epochs, batch_targets, clip):
                     )
                     x = model.trunk(stream, shipped.schedule)[0]
                     z = x / (x.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()
-                    (F.cross_entropy(z @ model.head_weight.T, torch.from_numpy(targets), reduction="sum") / count).backward()
+                    loss = F.cross_entropy(z @ model.head_weight.T, torch.from_numpy(targets), reduction="sum")
+                    (loss / count).backward()
                 grads = [torch.zeros_like(v) if v.grad is None else v.grad.clone() for v in params]
                 norm = math.sqrt(sum(float((grad**2).sum()) for grad in grads))
                 factor = min(1.0, clip / norm)
