@@ -1,5 +1,6 @@
 """What each verb of the command does: open what it names, run a stage, show the result."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,8 @@ from nutshell.pipeline.explain import explain as explain_run
 from nutshell.pipeline.packing import pack_run, packing_ranks
 from nutshell.pipeline.probing import probe_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
-from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact
+from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact, score_by_strategy
+from nutshell.pipeline.strategies import read_strategy
 from nutshell.pipeline.training import Training
 from nutshell.ranks import rank_here
 from nutshell.recipe import Resolved, resolve
@@ -174,10 +176,14 @@ def score(
     data: Path,
     stride: int | None = None,
     schedule: str | None = None,
+    strategy: str | None = None,
+    budget: timedelta | None = None,
     out: Path | None = None,
     json: Json = False,
 ) -> None:
-    """Score an artifact on a data set's validation text, beside xz, brotli and zstd.
+    """Score an artifact on a data set's validation text: by its own windows, or by another strategy.
+
+    Its own score stands beside those of xz, brotli and zstd.
 
     Args:
         artifact: the .nut file.
@@ -185,12 +191,26 @@ def score(
         stride: targets by which windows advance; the recipe's unless given.
         schedule: run the blocks in this order instead of the trained one, as in `--schedule "0-2 (3-5)x4 6-10"`; such a
             score is an experiment and cannot be proved.
+        strategy: `disjoint`, `sliding` or `chunked_sgd`, with settings behind commas, as in `--strategy
+            chunked_sgd,stride=64,learner.lr=0.02`; docs/scoring-rules.md lists them.
+        budget: most seconds to take, as in `--budget 600s`; what does not fit is not scored, and the score says so.
         out: write the score to this file instead of printing it.
         json: print the score as JSON.
     """
-    terminal = Terminal(as_json=json)
-    with terminal.stage("score", unit="tokens read") as advance:
-        result = score_artifact(artifact, data, stride=stride, schedule=schedule, progress=advance)
+    terminal = Terminal(as_json=json, mute=rank_here() > 0)
+    if strategy is None:
+        if budget is not None:
+            raise UsageError("score: --budget needs a --strategy, as in --strategy sliding")
+        with terminal.stage("score", unit="tokens read") as advance:
+            result = score_artifact(artifact, data, stride=stride, schedule=schedule, progress=advance)
+    else:
+        if stride is not None:
+            raise UsageError("score: --stride is a setting of the strategy here, as in --strategy sliding,stride=64")
+        chosen, seconds = read_strategy(strategy), None if budget is None else budget.total_seconds()
+        with terminal.stage("score", unit="tokens read") as advance:
+            result = score_by_strategy(
+                artifact, data, chosen, schedule=schedule, budget_seconds=seconds, progress=advance
+            )
     _deliver(result, score_view, out, terminal)
 
 

@@ -12,12 +12,15 @@ from nutshell.errors import ArtifactError, ProofError, RunError
 from nutshell.files import sha256_bytes
 from nutshell.machine import num_threads, processor, versions
 from nutshell.pipeline import store
+from nutshell.pipeline.strategies import StrategyConfig
 from nutshell.predict.predictor import ModelPredictor, ModelStepper
+from nutshell.ranks import joined_ranks
 from nutshell.score.compressors import compress_all
 from nutshell.score.config import ProveConfig
 from nutshell.score.frozen import score_documents, score_every_way
 from nutshell.score.generate import generate
 from nutshell.score.ledger import Score
+from nutshell.score.means import Budget, Means
 from nutshell.score.predictor import Progress
 from nutshell.score.prove import Proof, prove, verify
 from nutshell.score.windows import WindowPlan
@@ -59,6 +62,58 @@ def score_artifact(
         "data_digest": dataset.digest,
         "seconds": time.perf_counter() - start,
     }
+
+
+def score_by_strategy(
+    artifact: Path,
+    data_dir: Path,
+    strategy: StrategyConfig,
+    *,
+    schedule: str | None = None,
+    budget_seconds: float | None = None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Score the validation text by one strategy, on all ranks together, in a limit of time if one is given.
+
+    The limit counts from here: loading the artifact and the text is in it.
+
+    Raises:
+        RecipeError: the model cannot run the schedule or the strategy.
+        BudgetError: there is not the time for one chunk.
+    """
+    budget = None if budget_seconds is None else Budget(budget_seconds)
+    start = time.perf_counter()
+    torch.set_num_threads(num_threads())
+    content, trained = store.open_artifact(artifact)
+    loaded = trained if schedule is None else trained.under(schedule)
+    dataset, documents = store.open_documents(data_dir, loaded)
+    loading_seconds = time.perf_counter() - start
+    with joined_ranks(torch.device("cpu"), stage="score") as ranks:
+        means = Means(team=ranks, budget=budget, progress=progress)
+        score = strategy.score(loaded, documents, means, ranks)
+    seconds = time.perf_counter() - start
+    return {
+        **msgspec.to_builtins(score),
+        "bytes_per_token": score.bytes / score.tokens,
+        "tokens_per_second": score.tokens / (seconds - loading_seconds),
+        "budget": _kept(budget, seconds),
+        "schedule": loaded.schedule.text,
+        "trained_schedule": trained.schedule.text,
+        "ranks": ranks.size,
+        "artifact_bytes": len(content),
+        "artifact_sha256": sha256_bytes(content),
+        "data_digest": dataset.digest,
+        "loading_seconds": loading_seconds,
+        "seconds": seconds,
+    }
+
+
+def _kept(budget: Budget | None, seconds: float) -> dict[str, Any] | None:
+    """Say what a limit of time was, what it looked as if the whole text would take, and whether it was kept."""
+    if budget is None:
+        return None
+    forecast = seconds if budget.forecast_seconds is None else budget.forecast_seconds
+    return {"seconds": budget.seconds, "forecast_seconds": forecast, "kept": seconds <= budget.seconds}
 
 
 def prove_artifact(

@@ -85,7 +85,7 @@ class SGDLearner(ModelPredictor):
         RecipeError: a pattern of frozen weights that none has, or nothing left to learn.
     """
 
-    def __init__(self, shipped: Shipped, config: SGDConfig, *, batch_tokens: int = 8_192, ranks: Ranks = ALONE) -> None:
+    def __init__(self, shipped: Shipped, config: SGDConfig, *, batch_tokens: int = 2_048, ranks: Ranks = ALONE) -> None:
         super().__init__(shipped)
         self.model = self._model = copy.deepcopy(shipped.model)
         if config.untie:

@@ -38,6 +38,14 @@ class Proof(msgspec.Struct, frozen=True):
         return self.coded_bits / self.claimed_bits - 1 if self.claimed_bits else 0.0
 
 
+class TimeBudget(msgspec.Struct, frozen=True):
+    """The seconds that a scoring had, what the whole text looked to take after its first chunk, and whether it kept."""
+
+    seconds: float
+    forecast_seconds: float
+    kept: bool
+
+
 class Score(msgspec.Struct, frozen=True):
     """A score with everything it must be quoted with."""
 
@@ -52,6 +60,12 @@ class Score(msgspec.Struct, frozen=True):
     stream_bpb: float | None = None
     schedule: str | None = None
     trained_schedule: str | None = None
+    tokens_per_second: float | None = None
+    budget: TimeBudget | None = None
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.bytes / self.tokens
 
     @property
     def otherwise(self) -> dict[str, float]:

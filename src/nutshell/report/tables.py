@@ -53,8 +53,10 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
             "bytes": f"{scored.bytes:,}",
             "documents": f"{scored.documents:,}",
             "coverage": "every byte" if scored.coverage == 1 else f"{scored.coverage:.4%} of the bytes",
-            "strategy": ", ".join(f"{key} = {value}" for key, value in scored.strategy.items()),
+            "bytes per token": f"{scored.bytes_per_token:.5f}",
+            "strategy": _strategy_line(scored.strategy),
         }
+        | _speed(scored)
     )
     parts: list[RenderableType] = [facts]
     if scored.schedule != scored.trained_schedule:
@@ -71,6 +73,22 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
             table.add_row(safe_text(name), f"{bpb:.4f}", _gap(1 - scored.bpb / bpb))
         parts += ["", table]
     return Group(*parts)
+
+
+def _strategy_line(strategy: Mapping[str, Any]) -> str:
+    """Write how a score was made, settings of a strategy behind what all have."""
+    plain = {key: value for key, value in strategy.items() if key != "settings"} | strategy.get("settings", {})
+    return ", ".join(f"{key} = {value}" for key, value in plain.items())
+
+
+def _speed(scored: Score) -> dict[str, str]:
+    facts = {}
+    if scored.tokens_per_second is not None:
+        facts["speed"] = f"{scored.tokens_per_second:,.0f} tokens/s"
+    if budget := scored.budget:
+        forecast = f"the whole text looked to take {format_seconds(budget.forecast_seconds)}"
+        facts["budget"] = f"{format_seconds(budget.seconds)}, {'kept' if budget.kept else 'exceeded'}; {forecast}"
+    return facts
 
 
 def ledger_view(ledger: Mapping[str, Any]) -> RenderableType:

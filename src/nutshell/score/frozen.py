@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nutshell.score.chunks import Unit, score_in_chunks
 from nutshell.score.ledger import Score, Strategy
-from nutshell.score.means import Means
+from nutshell.score.means import BATCH_TOKENS, Means
 from nutshell.score.predictor import Predictor, Progress
 from nutshell.score.text import Documents
 from nutshell.score.windows import WindowPlan
@@ -52,7 +52,7 @@ def score_documents(
     documents: Documents,
     plan: WindowPlan,
     *,
-    batch_tokens: int = 8_192,
+    batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> Score:
     """Score each document by itself, its end included.
@@ -77,7 +77,7 @@ def score_stream(
     documents: Documents,
     plan: WindowPlan,
     *,
-    batch_tokens: int = 8_192,
+    batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> Score:
     """Score all documents as one stream of tokens, as the field's evaluators do; arguments as in `score_documents`."""

@@ -13,6 +13,9 @@ from nutshell.score.predictor import Progress
 
 Clock = Callable[[], float]
 
+# What a processor's caches hold of a small model's activations and logits: larger batches were slower (docs/log.md).
+BATCH_TOKENS = 2_048
+
 
 class Team(Protocol):
     """The processes that score one text together; all of them hold all of it."""
@@ -97,7 +100,7 @@ class Means:
         progress: Told how far the work is.
     """
 
-    batch_tokens: int = 8_192
+    batch_tokens: int = BATCH_TOKENS
     team: Team = field(default_factory=Alone)
     budget: Budget | None = None
     progress: Progress | None = None
