@@ -20,11 +20,13 @@ class Shipped(ModelPredictor, ModelStepper):
     """The model that artifacts hold, with every technique."""
 
     changes: typing.ClassVar = ALL_TOGETHER
+    trained: typing.ClassVar = 16
 
     def __init__(self):
         model, schedule = build_model(model_config(**self.changes))
         tokenizer = SimpleNamespace(vocab_size=VOCAB)
-        ModelStepper.__init__(self, Loaded(model.eval(), schedule, tokenizer, context=16, stride=8, recipe=""))
+        loaded = Loaded(model.eval(), schedule, tokenizer, context=self.trained, stride=4, recipe="")
+        ModelStepper.__init__(self, loaded, context=16)
 
 
 class ShippedWithScaledPositions(Shipped):
@@ -33,12 +35,19 @@ class ShippedWithScaledPositions(Shipped):
     changes: typing.ClassVar = {"attention": {**ATTENTION, "rotary": {"scaled_beyond": 4}}}
 
 
+class ShippedInLongerWindows(Shipped):
+    """One that is scored with more context than it was trained with, so that its positions are rescaled."""
+
+    trained: typing.ClassVar = 5
+
+
 MODELS = {
     "uniform": (Uniform, 1e-6),
     "unigram": (Unigram, 1e-6),
     "order2": (Order2, 1e-6),
     "shipped": (Shipped, 2e-5),
     "shipped, with scaled positions": (ShippedWithScaledPositions, 2e-5),
+    "shipped, in longer windows": (ShippedInLongerWindows, 2e-5),
 }
 
 

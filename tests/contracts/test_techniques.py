@@ -25,6 +25,7 @@ from nutshell.model.lm import LM
 from nutshell.nn.cache import KVCache
 from nutshell.nn.matrices import MatrixConfig
 from nutshell.nn.params import ROLES, ParamTable
+from one_by_one import read_one_by_one
 
 cases = pytest.mark.parametrize("case", CASES)
 # What scores, and what trains in short windows.
@@ -162,6 +163,19 @@ def test_the_cached_path_is_the_full_forward(case):
         pieces = [model(text[:, :4], schedule, cache=cache), model(text[:, 4:6], schedule, cache=cache)]
         pieces += [model(text[:, t : t + 1], schedule, cache=cache) for t in range(6, 11)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), full, atol=2e-5, rtol=1e-5)
+
+
+@cases
+def test_a_cache_that_forgets_is_one_token_at_a_time_with_a_window_of_keys(case):
+    model, schedule = build_model(model_config(**CASES[case]))
+    text, context, stride = tokens(2, 17), 7, 3
+    expected = read_one_by_one(model, schedule, text, context=context, stride=stride)
+    cache, pieces = KVCache(capacity=context), []
+    with torch.no_grad():
+        for start, stop in ((0, 7), (7, 10), (10, 13), (13, 16), (16, 17)):
+            cache.forget_all_but(context - stride if start else 0)
+            pieces.append(model(text[:, start:stop], schedule, cache=cache))
+    torch.testing.assert_close(torch.cat(pieces, dim=1), expected, atol=2e-5, rtol=1e-5)
 
 
 @cases

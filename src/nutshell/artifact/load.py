@@ -19,6 +19,7 @@ from nutshell.errors import ArtifactError, NutshellError, RecipeError
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
+from nutshell.nn.cache import MOST_TOKENS
 from nutshell.nn.params import ParamRow, ParamTable
 from nutshell.printable import show_controls
 from nutshell.quant import rtn, trellis
@@ -42,8 +43,7 @@ DTYPES = {
 _BEYOND_REASON = (ValueError, TypeError, RecursionError, OverflowError, MemoryError)
 
 
-# Of a window: a model that is read token by token has room for all of one.
-_Tokens = Annotated[int, msgspec.Meta(ge=1, le=1 << 17)]
+_Tokens = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 
 
 class _TrainPart(msgspec.Struct):

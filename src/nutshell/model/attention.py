@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nutshell.config.struct import Config
+from nutshell.errors import RecipeError
 from nutshell.model.depth import VirtualLayer
 from nutshell.model.rows import filled_rows, of_visit
 from nutshell.model.seams import Per, Place, Stream
@@ -33,14 +34,24 @@ class RotaryConfig(Config, frozen=True):
         if self.scaled_beyond is not None and self.scaled_beyond < 1:
             raise ValueError(f"rotary.scaled_beyond {self.scaled_beyond} must be at least 1")
 
-    def base_in(self, window: int, dims: int) -> float:
+    def base_in(self, window: int, dims: int, *, trained: int | None = None) -> float:
         """Give the base in windows of some length, where `dims` channels turn.
 
-        The slowest of them has the frequency base^(-(dims - 2) / dims): scaled by the inverse of the window's excess.
+        The slowest of them has the frequency base^(-(dims - 2) / dims): scaled by the inverse of the window's excess
+        over `scaled_beyond` or, where the recipe does not scale, over the `trained` window if that is given.
+
+        Raises:
+            RecipeError: there is something to scale, but two channels turn: they have one frequency, whatever the base.
         """
-        if self.scaled_beyond is None or window <= self.scaled_beyond:
+        beyond = trained if self.scaled_beyond is None else self.scaled_beyond
+        if beyond is None or window <= beyond:
             return self.base
-        return self.base * (window / self.scaled_beyond) ** (dims / (dims - 2))
+        if dims == 2:
+            raise RecipeError(
+                f"windows of {window} tokens, trained with {beyond}: rotary positions of two channels have no base to "
+                "rescale; score with plain ones"
+            )
+        return self.base * (window / beyond) ** (dims / (dims - 2))
 
 
 class AttentionConfig(Config, frozen=True):

@@ -87,21 +87,23 @@ class LM(nn.Module):
         dtype: torch.dtype,
         attend_kind: AttendKind,
         cache: KVCache | None = None,
-        window: int | None = None,
+        rotary_base: float | None = None,
     ) -> Stream:
         """Embed the tokens, and collect the other facts of one forward that they alone decide.
 
-        `window` is how many tokens may come to stand in it, where that scales positions: by default those that a cache
-        has room for, or those given.
+        `rotary_base` is that of the positions: by default the one of windows of as many tokens as a cache has room
+        for, or as are given.
         """
-        if window is None:
+        if rotary_base is None:
             window = tokens.shape[1] if cache is None else cache.capacity
+            rotary_base = self.config.attention.rotary.base_in(window, self.config.rotary_dims)
         rotary = Rotary.at(
-            0 if cache is None else cache.length,
+            0 if cache is None else cache.position,
             tokens.shape[1],
             dims=self.config.rotary_dims,
-            base=self.config.attention.rotary.base_in(window, self.config.rotary_dims),
+            base=rotary_base,
             device=tokens.device,
+            far=cache is not None and cache.forgotten > 0,
         )
         stream = Stream(
             tokens=tokens,

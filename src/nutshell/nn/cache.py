@@ -23,20 +23,33 @@ class DocumentIds(NamedTuple):
     bounds: Int32[Tensor, " N"] | None = None
 
 
+# Of a window: a model that is read token by token has room for all of one.
+MOST_TOKENS = 1 << 17
+
+
 class KVCache:
     """Room for `capacity` tokens of `batch` sequences that advance together.
 
     Shapes:
         each store: [B capacity K E], made when its virtual layer first runs.
         each tail: [B 1 *any].
+
+    Attributes:
+        length: Tokens held.
+        forgotten: Tokens that came before these.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.length = 0
+        self.length = self.forgotten = 0
         self._stores: dict[int, tuple[Tensor, Tensor]] = {}
         self._tails: dict[str, Tensor] = {}
         self._documents: Tensor | None = None
+
+    @property
+    def position(self) -> int:
+        """Where the next token stands."""
+        return self.forgotten + self.length
 
     def extend(
         self, index: int, k: Float[Tensor, "B T K E"], v: Float[Tensor, "B T K E"]
@@ -71,6 +84,25 @@ class KVCache:
     def advance(self, num_tokens: int) -> None:
         """Count tokens as seen, after all virtual layers have stored them."""
         self.length += num_tokens
+
+    def forget_all_but(self, num_tokens: int) -> None:
+        """Make room: hold only the last so many tokens, if there are more. Positions and tails go on.
+
+        Without a token there is nothing to go on from: positions begin again, and tails are forgotten.
+        """
+        if not num_tokens:
+            self.length = self.forgotten = 0
+            self._tails, self._documents = {}, None
+            return
+        first = self.length - num_tokens
+        if first <= 0:
+            return
+        for store in self._stores.values():
+            for held in store:
+                held[:, :num_tokens] = held[:, first : self.length].clone()  # the two places may overlap
+        if self._documents is not None:
+            self._documents = self._documents[:, first:]
+        self.length, self.forgotten = num_tokens, self.forgotten + first
 
     def keep(self, rows: Tensor) -> None:
         """Keep only some sequences, by index [B']."""

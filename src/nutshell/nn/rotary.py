@@ -22,12 +22,19 @@ class Rotary(NamedTuple):
     sin: Float[Tensor, "T half"]
 
     @classmethod
-    def at(cls, start: int, length: int, *, dims: int, base: float, device: torch.device) -> "Rotary":
-        """Tabulate positions start to start + length - 1 for the first `dims` channels of a head."""
+    def at(
+        cls, start: int, length: int, *, dims: int, base: float, device: torch.device, far: bool = False
+    ) -> "Rotary":
+        """Tabulate positions start to start + length - 1 for the first `dims` channels of a head.
+
+        `far` positions have their angles reduced in float64: in fp32 those at 100,000 are off by up to 0.004, and
+        beyond 2^24 positions themselves are.
+        """
         frequencies = base ** (-torch.arange(0, dims, 2, device=device, dtype=torch.float32) / dims)
-        positions = torch.arange(start, start + length, device=device, dtype=torch.float32)
-        angles = torch.outer(positions, frequencies)
-        return cls(angles.cos(), angles.sin())
+        dtype = torch.float64 if far else torch.float32
+        positions = torch.arange(start, start + length, device=device, dtype=dtype)
+        angles = torch.outer(positions, frequencies.to(dtype))
+        return cls(angles.cos().float(), angles.sin().float())
 
     def turn(self, x: Float[Tensor, "B T heads E"]) -> Float[Tensor, "B T heads E"]:
         """Rotate the first `dims` channels of every head by its position; the rest pass."""

@@ -11,7 +11,7 @@ learns from all of them (`learn`) has read the text in its order.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -24,6 +24,40 @@ from nutshell.score.means import Means
 from nutshell.score.predictor import RowLearner
 from nutshell.score.text import Documents, Track
 from nutshell.score.windows import Window
+
+# Targets that a group of consecutive documents has at least; scoring can stop between groups.
+GROUP_TARGETS = 131_072
+
+
+class Plan(Protocol):
+    """How documents are read side by side: windows that score each target once, in order, whatever comes later."""
+
+    @property
+    def context(self) -> int:
+        """Most inputs of a window."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Most documents of a batch."""
+        ...
+
+    @property
+    def group_targets(self) -> int:
+        """Targets that a group of consecutive documents has at least; batches are made within it."""
+        ...
+
+    def step(self, num_targets: int) -> int:
+        """Give the targets of a step of a document; those of equal steps share batches."""
+        ...
+
+    def windows(self, num_targets: int) -> Iterator[Window]:
+        """Yield the window of each step of a document."""
+        ...
+
+    def num_inputs(self, num_targets: int) -> int:
+        """Count the inputs that are read for a document: the work."""
+        ...
 
 
 class StepRule(Config, frozen=True):
@@ -50,7 +84,7 @@ class RowPlan(Config, frozen=True):
     context: int
     steps: tuple[StepRule, ...]
     rows: int = 64
-    group_targets: int = 131_072
+    group_targets: int = GROUP_TARGETS
 
     def __post_init__(self) -> None:
         if not self.steps or self.steps[-1].up_to is not None:
@@ -88,13 +122,13 @@ class Phases(NamedTuple):
 def score_in_rows(
     learner: RowLearner,
     documents: Documents,
-    plan: RowPlan,
+    plan: Plan,
     strategy: Strategy,
     *,
     phases: Phases | None = None,
     means: Means,
 ) -> Score:
-    """Score documents one by one, side by side.
+    """Score documents one by one, side by side, or the stream alone, as the strategy's unit says.
 
     Raises:
         RecipeError: the plan's context is longer than the model takes.
@@ -103,9 +137,9 @@ def score_in_rows(
         BudgetError: there is not the time for one group of documents.
     """
     check_fit(plan.context, learner.context, learner.vocab_size, documents)
-    tracks = documents.tracks()
+    tracks = documents.tracks() if strategy.unit == "document" else [documents.stream()]
     ledger = ScoreLedger(tracks)
-    total = documents.num_targets
+    total = sum(len(track.targets) for track in tracks)
     advance = means.meter(sum(plan.num_inputs(len(track.targets)) for track in tracks))
     done, first_unlearned, phase = 0, 0, 1
     if means.budget:
@@ -139,7 +173,7 @@ def _score_group(
     ledger: ScoreLedger,
     tracks: Sequence[Track],
     group: range,
-    plan: RowPlan,
+    plan: Plan,
     means: Means,
     advance: Callable[[int], None],
 ) -> None:
@@ -160,7 +194,7 @@ def _score_group(
             ledger.commit(place, 0, values)
 
 
-def _batches(tracks: Sequence[Track], group: range, plan: RowPlan) -> Iterator[list[int]]:
+def _batches(tracks: Sequence[Track], group: range, plan: Plan) -> Iterator[list[int]]:
     """Put documents of equal steps together, longest first."""
 
     def length(place: int) -> int:
@@ -177,7 +211,7 @@ def _batches(tracks: Sequence[Track], group: range, plan: RowPlan) -> Iterator[l
 
 
 def _score_batch(
-    learner: RowLearner, ledger: ScoreLedger, tracks: Sequence[Track], batch: list[int], plan: RowPlan
+    learner: RowLearner, ledger: ScoreLedger, tracks: Sequence[Track], batch: list[int], plan: Plan
 ) -> Iterator[tuple[int, int, Float64[np.ndarray, " S"]]]:
     """Read a batch of documents, the longest first, step by step; yield the nats of each document and step."""
     learner.begin(len(batch))

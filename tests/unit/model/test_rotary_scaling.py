@@ -31,7 +31,8 @@ def expected_angles(length, window):
 @pytest.mark.parametrize(("length", "window"), [(6, None), (7, None), (12, None), (5, 12), (12, 4)])
 def test_the_base_grows_with_windows_beyond_the_length(length, window):
     model, _ = build_model(scaled())
-    found = angles_of(model, tokens(1, length), window=window)
+    base = None if window is None else model.config.attention.rotary.base_in(window, DIMS)
+    found = angles_of(model, tokens(1, length), rotary_base=base)
     torch.testing.assert_close(found, expected_angles(length, window or length))
 
 

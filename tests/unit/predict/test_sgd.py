@@ -61,9 +61,7 @@ def by_hand(shipped, chunks, *, lr, momentum, epochs, batch_targets, clip):
                 model.zero_grad()
                 count = sum(len(targets) for _, targets in batch)
                 for inputs, targets in batch:
-                    stream = model.stream(
-                        torch.from_numpy(inputs)[None], dtype=torch.float64, attend_kind="products", window=CONTEXT
-                    )
+                    stream = model.stream(torch.from_numpy(inputs)[None], dtype=torch.float64, attend_kind="products")
                     x = model.trunk(stream, shipped.schedule)[0]
                     z = x / (x.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps).sqrt()
                     loss = F.cross_entropy(z @ model.head_weight.T, torch.from_numpy(targets), reduction="sum")

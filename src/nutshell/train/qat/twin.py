@@ -62,12 +62,12 @@ class ViewedLM(LM):
         dtype: torch.dtype,
         attend_kind: AttendKind,
         cache: KVCache | None = None,
-        window: int | None = None,
+        rotary_base: float | None = None,
     ) -> Stream:
         """Look at the weights, then begin the forward as every model does."""
         for look in self._looks:
             look.seen[look.name] = look.view(look.value)
-        return super().stream(tokens, dtype=dtype, attend_kind=attend_kind, cache=cache, window=window)
+        return super().stream(tokens, dtype=dtype, attend_kind=attend_kind, cache=cache, rotary_base=rotary_base)
 
 
 class _Look(NamedTuple):
