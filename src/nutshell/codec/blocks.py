@@ -76,12 +76,25 @@ class Blocks:
 
     def groups(self) -> list[Group]:
         """Give the groups by rising sum of classes."""
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> list[Group]:
         row_runs, column_runs = (list(_runs(classes)) for classes in (self._rows, self._columns))
         rectangles: defaultdict[int, list[tuple[slice, slice]]] = defaultdict(list)
         for row_class, rows in row_runs:
             for column_class, columns in column_runs:
                 rectangles[row_class + column_class].append((rows, columns))
         return [Group(number, tuple(rectangles[number])) for number in sorted(rectangles)]
+
+    def order(self) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " C"], Int[np.ndarray, "N 5"]]:
+        """Give the order of the rows and of the columns, and all rectangles as (place of the group, edges)."""
+        rectangles = [
+            (place, rows.start, rows.stop, columns.start, columns.stop)
+            for place, group in enumerate(self.groups())
+            for rows, columns in group.rectangles
+        ]
+        return self._row_order, self._column_order, np.array(rectangles)
 
     def ordered(self, plane: Int[np.ndarray, "R C"]) -> Int[np.ndarray, "R C"]:
         """Put a plane in order."""

@@ -1,10 +1,11 @@
 """constriction's coder of asymmetric numerals, fed with exact frequencies: what is pushed last is popped first."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import constriction
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int32
 
 from nutshell.errors import ArtifactError
 
@@ -29,12 +30,25 @@ class Stack:
     def pop(self, count: int, frequencies: Int[np.ndarray, " N"], low: int, dtype: np.dtype) -> Int[np.ndarray, " N"]:
         """Take symbols off, as integers from `low`."""
         codes = np.full(count, low, dtype)
+        for some, symbols in self._popped(codes, frequencies):
+            some[:] = symbols + np.int64(low)
+        return codes
+
+    def pop_into(self, codes: Int32[np.ndarray, " N"], frequencies: Int[np.ndarray, " N"]) -> None:
+        """Take as many symbols off as there is room for, numbered from 0."""
+        codes[:] = 0
+        for some, symbols in self._popped(codes, frequencies):
+            some[:] = symbols
+
+    def _popped(
+        self, codes: Int[np.ndarray, " N"], frequencies: Int[np.ndarray, " N"]
+    ) -> Iterator[tuple[Int[np.ndarray, " N"], Int32[np.ndarray, " N"]]]:
+        """Give the symbols of each part of some codes; one possible symbol is no information."""
         if len(frequencies) > 1:
             model = _categorical(frequencies)
-            for start in range(0, count, _CHUNK):
+            for start in range(0, len(codes), _CHUNK):
                 some = codes[start : start + _CHUNK]
-                some[:] = self._coder.decode(model, some.size) + np.int64(low)
-        return codes
+                yield some, self._coder.decode(model, len(some))
 
     def check_empty(self) -> None:
         """Make sure that nothing is left.

@@ -53,10 +53,11 @@ def test_score_is_quoted_with_its_units(load):
         "bytes 1,126,482",
         "documents 214",
         "coverage every byte",
+        "bytes per token 2.76777",
         "strategy kind = sliding, context = 256, stride = 64",
     ]
-    assert lines[9].startswith("the same artifact by other definitions, not this score")
-    assert lines[11:13] == [
+    assert lines[10].startswith("the same artifact by other definitions, not this score")
+    assert lines[12:14] == [
         "disjoint windows, each document alone 1.7711",
         "disjoint windows over the stream, the field's definition 1.7598",
     ]
@@ -68,10 +69,20 @@ def test_score_of_a_part_shows_its_coverage(load):
     assert "coverage 25.0000% of the bytes" in lines
 
 
+def test_score_by_a_strategy_shows_its_settings_its_speed_and_its_budget(load):
+    score = load("summary.json")
+    score["strategy"]["settings"] = {"chunk_targets": 512}
+    score["budget"] = {"seconds": 600.0, "forecast_seconds": 720.5, "kept": True}
+    lines = lines_of(score_view({**score, "tokens_per_second": 12345.6}))
+    assert "strategy kind = sliding, context = 256, stride = 64, chunk_targets = 512" in lines
+    assert "speed 12,346 tokens/s" in lines
+    assert "budget 10 min 00 s, kept; the whole text looked to take 12 min 00 s" in lines
+
+
 def test_score_of_an_older_version_has_no_other_definitions(load):
     score = load("summary.json")
     del score["disjoint_bpb"], score["stream_bpb"], score["compressors"]
-    assert len(lines_of(score_view(score))) == 8
+    assert len(lines_of(score_view(score))) == 9
 
 
 def test_ledger_is_sorted_by_bytes(load):
