@@ -45,7 +45,7 @@ def test_summary_of_a_failed_proof(load):
 
 def test_score_is_quoted_with_its_units(load):
     lines = lines_of(score_view(load("summary.json")))
-    assert lines[:8] == [
+    assert lines[:9] == [
         "bits per byte 1.742139",
         "nats per byte 1.207558",
         "nats per token 3.342243",
