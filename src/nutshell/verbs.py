@@ -22,6 +22,7 @@ from nutshell.pipeline.describe import describe as describe_recipe
 from nutshell.pipeline.doctor import examine
 from nutshell.pipeline.explain import explain as explain_run
 from nutshell.pipeline.packing import pack_run, packing_ranks
+from nutshell.pipeline.passes import read_passes, score_passes
 from nutshell.pipeline.probing import probe_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
 from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact, score_by_strategy
@@ -33,6 +34,7 @@ from nutshell.report.diagram import draw_depth
 from nutshell.report.doctor_tables import doctor_view
 from nutshell.report.explain_tables import explain_view
 from nutshell.report.html import write_report
+from nutshell.report.pass_tables import passes_view
 from nutshell.report.probe_tables import probe_view
 from nutshell.report.profile_tables import profile_view
 from nutshell.report.recipe_tables import compare_view, describe_view
@@ -178,6 +180,7 @@ def score(
     schedule: str | None = None,
     strategy: str | None = None,
     budget: timedelta | None = None,
+    passes: str | None = None,
     out: Path | None = None,
     json: Json = False,
 ) -> None:
@@ -194,10 +197,20 @@ def score(
         strategy: `disjoint`, `sliding` or `chunked_sgd`, with settings behind commas, as in `--strategy
             chunked_sgd,stride=64,learner.lr=0.02`; docs/scoring-rules.md lists them.
         budget: most seconds to take, as in `--budget 600s`; what does not fit is not scored, and the score says so.
+        passes: score with each of so many passes of every loop, as in `--passes 1-6`, and say how far each pass still
+            moves the stream; such scores are experiments, too.
         out: write the score to this file instead of printing it.
         json: print the score as JSON.
     """
     terminal = Terminal(as_json=json, mute=rank_here() > 0)
+    if passes is not None:
+        if strategy is not None or budget is not None:
+            raise UsageError("score: --passes scores the artifact's own windows; drop --strategy and --budget")
+        numbers = read_passes(passes)
+        with terminal.stage("score", unit="tokens read") as advance:
+            result = score_passes(artifact, data, numbers, schedule=schedule, stride=stride, progress=advance)
+        _deliver(result, passes_view, out, terminal)
+        return
     if strategy is None:
         if budget is not None:
             raise UsageError("score: --budget needs a --strategy, as in --strategy sliding")

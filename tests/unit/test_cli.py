@@ -341,6 +341,29 @@ def test_a_score_under_another_schedule_says_so(run, trained, data):
     assert "own score" not in run(*score)[1]
 
 
+def test_scores_by_the_number_of_passes(run, trained, data, tmp_path):
+    score = ("score", trained / "model.nut", "--data", data)
+    found = json.loads(run(*score, "--schedule", LONGER, "--passes", "1-3", "--json")[1])
+    (loop,) = found["loops"]
+    own, other = (json.loads(run(*score, *more, "--json")[1]) for more in ((), ("--schedule", LONGER)))
+    assert [row["schedule"] for row in loop["passes"]] == ["0-1", "0 (1)x2", LONGER]  # once is what was trained
+    assert (loop["passes"][0]["bpb"], loop["passes"][2]["bpb"]) == (own["bpb"], other["bpb"])
+    assert loop["passes"][2]["change"]["delta"] > 0
+    assert found["artifact_sha256"] == own["artifact_sha256"]
+    status, out, _ = run(*score, "--schedule", LONGER, "--passes", 2)
+    assert status == 0
+    assert "(1)x3, passes" in out
+    assert run(*score, "--schedule", LONGER, "--passes", 1, "--out", tmp_path / "passes.json")[0] == 0
+    assert read_json(tmp_path / "passes.json")["loops"][0]["passes"] == loop["passes"][:1]
+
+
+def test_passes_that_cannot_be_scored(run, trained, data):
+    score = ("score", trained / "model.nut", "--data", data)
+    fails(run(*score, "--passes", "1-3"), "'0-1' has no loop; give --schedule with one", status=2)
+    fails(run(*score, "--passes", "3-1"), "--passes 3-1: give the fewest and the most", status=2)
+    fails(run(*score, "--passes", "1-3", "--strategy", "sliding"), "drop --strategy and --budget", status=2)
+
+
 def test_a_schedule_that_the_artifact_cannot_run(run, trained, data):
     score = ("score", trained / "model.nut", "--data", data, "--schedule")
     fails(run(*score, "0-2"), "schedule '0-2' runs 3 blocks, the artifact has 2")

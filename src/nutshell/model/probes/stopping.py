@@ -56,6 +56,28 @@ def loops(text: str) -> list[Loop]:
     return [loop for loop in found if loop.passes > 1 and loop.before.count("(") == loop.before.count(")")]
 
 
+def pass_changes(
+    model: LM, loop: Loop, schedule: DepthSchedule, inputs: Int[Tensor, "B T"]
+) -> tuple[Float[Tensor, "P-1 B"], Float[Tensor, "P-1 B"]]:
+    """Give what each pass of a loop but the first changes in the stream of each sequence.
+
+    That is the RMS of the change, and the same relative to the RMS of the stream before it. What comes after the loop
+    has no say in it, and a pass none in those before it.
+
+    Args:
+        model: an eager twin (`trace.eager_twin`).
+        loop: what is repeated.
+        schedule: one with all passes of the loop.
+        inputs: tokens.
+    """
+    with torch.no_grad(), watched(model) as runs:
+        model(inputs, schedule)
+    ends = [torch.stack(lanes(runs[loop.end(number)].left)) for number in range(1, loop.passes + 1)]
+    moved = [(_rms(later.double() - earlier), _rms(earlier.double())) for earlier, later in pairwise(ends)]
+    changes = torch.stack([change for change, _ in moved])
+    return changes, changes / (torch.stack([size for _, size in moved]) + FLOOR)
+
+
 def early_stop(
     model: LM,
     loop: Loop,
@@ -75,13 +97,9 @@ def early_stop(
         targets: the token after each.
         eps: a sequence stops after the first pass that changed its stream by less, relatively.
     """
+    changes, deltas = pass_changes(model, loop, schedules[-1], inputs)
     with torch.no_grad():
-        with watched(model) as runs:
-            model(inputs, schedules[-1])
-        ends = [torch.stack(lanes(runs[loop.end(number)].left)) for number in range(1, loop.passes + 1)]
         losses = torch.stack([_losses(model(inputs, schedule), targets) for schedule in schedules])
-    moved = [(_rms(later.double() - earlier), _rms(earlier.double())) for earlier, later in pairwise(ends)]
-    deltas = torch.stack([change / (size + FLOOR) for change, size in moved])
     return LoopReading(
         loop=loop.text,
         sequences=len(inputs),
@@ -90,7 +108,7 @@ def early_stop(
                 passes=index + 1,
                 schedule=schedule.text,
                 loss=losses[index].mean().item(),
-                increment=moved[index - 1][0].square().mean().sqrt().item() if index else None,
+                increment=changes[index - 1].square().mean().sqrt().item() if index else None,
                 delta=deltas[index - 1].mean().item() if index else None,
                 ratio=(deltas[index - 1].mean() / deltas[index - 2].mean()).item() if index > 1 else None,
             )
