@@ -6,7 +6,8 @@ The model of sp8192-loop35, with normal weights whose rows and columns have scal
 `slope` with drawn statistics, by a trellis on `rate`, and by the recipe's own rules: GPTQ, int6 and int8 by `sd_clip`.
 Each artifact is loaded from bytes in a process of its own. Seconds are medians over the repeats after the first load,
 which is given beside them: it has imports and memory to fetch. The decoders' share is that of processor seconds, from
-decoding every section once more on one thread. Peak memory is what the first load adds to the largest resident set.
+decoding every section once more on one thread; turning the codes into weights, the quantizer's own decoding, is timed
+beside it. Peak memory is what the first load adds to the largest resident set.
 
 Artifacts are kept in `--artifacts` and not packed again: packing takes minutes, measuring half a minute of quiet.
 """
@@ -25,9 +26,11 @@ import torch
 from cyclopts import App
 
 from nutshell.artifact.config import PackConfig
-from nutshell.artifact.container import unpack_container
+from nutshell.artifact.container import Container, unpack_container
 from nutshell.artifact.load import load
 from nutshell.artifact.pack import Contents, Packer, is_fitted, matrices_of
+from nutshell.codec.coders import TRELLIS_CODERS
+from nutshell.codec.planes import CodePlanes
 from nutshell.config.loader import decode
 from nutshell.data.bundled import BundledCorpus
 from nutshell.data.tokenizer_training import train_tokenizer
@@ -36,6 +39,8 @@ from nutshell.machine import processor, versions
 from nutshell.memory import peak_process_bytes
 from nutshell.model.lm import LM
 from nutshell.nn.params import ParamTable
+from nutshell.quant import rtn, trellis
+from nutshell.quant.quantizing import dequantize
 from nutshell.quant.statistics import Statistics
 from nutshell.recipe import resolve
 
@@ -68,7 +73,8 @@ def main(*, json: bool = False, out: Path | None = None, artifacts: Path | None 
         print(
             f"{row['stack']:<15} {row['bytes'] / 1e6:6.2f} MB  {row['wall_seconds']:.2f} s "
             f"(first {row['first_wall_seconds']:.2f}), processor {row['processor_seconds']:.2f} s, "
-            f"decoders {row['decode_seconds']:.2f} s, peak +{row['peak_bytes'] / 1e6:.0f} MB"
+            f"decoders {row['decode_seconds']:.2f} s, codes to weights {row['dequantize_wall_seconds']:.2f} s, "
+            f"peak +{row['peak_bytes'] / 1e6:.0f} MB"
         )
 
 
@@ -82,6 +88,8 @@ def measure(path: Path, repeats: int) -> None:
     again = [_timed(lambda: load(content)) for _ in range(repeats)]
     decoding = [_timed(lambda: _decode(content)) for _ in range(repeats)]
     container = unpack_container(content)
+    planes = _planes(container)
+    dequantizing = [_timed(lambda: [dequantize(each) for each in planes]) for _ in range(repeats)]
     codes = [section for section in container.sections.values() if section.kind == "codes"]
     found = {
         "bytes": len(content),
@@ -91,6 +99,8 @@ def measure(path: Path, repeats: int) -> None:
         "first_wall_seconds": first[0],
         "processor_seconds": statistics.median(spent for _, spent in again),
         "decode_seconds": statistics.median(spent for _, spent in decoding),
+        "decode_wall_seconds": statistics.median(wall for wall, _ in decoding),
+        "dequantize_wall_seconds": statistics.median(wall for wall, _ in dequantizing),
         "peak_bytes": peak,
         "threads": torch.get_num_threads(),
     }
@@ -105,6 +115,19 @@ def _in_a_process(path: Path, repeats: int) -> dict[str, Any]:
 def _decode(content: bytes) -> None:
     for section in unpack_container(content).sections.values():
         section.decode()
+
+
+def _planes(container: Container) -> list[CodePlanes]:
+    """Decode the sections of all quantized weights."""
+    names = [name for name, kind in container.sections if kind == "codes"]
+    sections = list(container.sections.values())
+    planes = []
+    for name in names:
+        codes = container.section(name, "codes")
+        sides = {each.kind: each.decode() for each in sections if each.name == name and each is not codes}
+        method = trellis.METHOD if codes.chain[-1] in TRELLIS_CODERS.values() else rtn.METHOD
+        planes.append(CodePlanes(codes=codes.decode(), sides=sides, spec={"method": method}))
+    return planes
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:

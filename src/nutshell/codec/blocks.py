@@ -87,15 +87,6 @@ class Blocks:
                 rectangles[row_class + column_class].append((rows, columns))
         return [Group(number, tuple(rectangles[number])) for number in sorted(rectangles)]
 
-    def order(self) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " C"], Int[np.ndarray, "N 5"]]:
-        """Give the order of the rows and of the columns, and all rectangles as (place of the group, edges)."""
-        rectangles = [
-            (place, rows.start, rows.stop, columns.start, columns.stop)
-            for place, group in enumerate(self.groups())
-            for rows, columns in group.rectangles
-        ]
-        return self._row_order, self._column_order, np.array(rectangles)
-
     def ordered(self, plane: Int[np.ndarray, "R C"]) -> Int[np.ndarray, "R C"]:
         """Put a plane in order."""
         return np.take(plane[self._row_order], self._column_order, axis=1)
