@@ -25,6 +25,10 @@ class Member:
     def add_up(self, values):
         return np.sum(self._exchange(values.copy()), axis=0)
 
+    def add(self, tensor):
+        values = self._exchange(tensor.clone())
+        return tensor.copy_(sum(values[1:], start=values[0]))
+
 
 def score_together(size, score):
     """Run `score(team)` once for each member; give what each returned."""

@@ -1,5 +1,6 @@
 """What each verb of the command does: open what it names, run a stage, show the result."""
 
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,14 @@ from nutshell.pipeline.packing import pack_run, packing_ranks
 from nutshell.pipeline.passes import read_passes, score_passes
 from nutshell.pipeline.probing import probe_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
-from nutshell.pipeline.scoring import check_proof, prove_artifact, sample_text, score_artifact, score_by_strategy
+from nutshell.pipeline.scoring import (
+    check_proof,
+    compare_strategies,
+    prove_artifact,
+    sample_text,
+    score_artifact,
+    score_by_strategy,
+)
 from nutshell.pipeline.strategies import read_strategy
 from nutshell.pipeline.training import Training
 from nutshell.ranks import rank_here
@@ -39,6 +47,7 @@ from nutshell.report.probe_tables import probe_view
 from nutshell.report.profile_tables import profile_view
 from nutshell.report.recipe_tables import compare_view, describe_view
 from nutshell.report.stored import Description
+from nutshell.report.strategy_tables import strategies_chart, strategies_view
 from nutshell.report.tables import (
     View,
     ledger_view,
@@ -49,6 +58,7 @@ from nutshell.report.tables import (
 )
 from nutshell.report.terminal import Terminal
 from nutshell.score.config import ProveConfig
+from nutshell.score.predictor import Progress
 from nutshell.train.clock import Laps
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -181,6 +191,8 @@ def score(
     strategy: str | None = None,
     budget: timedelta | None = None,
     passes: str | None = None,
+    compare: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    plot: Path | None = None,
     out: Path | None = None,
     json: Json = False,
 ) -> None:
@@ -194,15 +206,24 @@ def score(
         stride: targets by which windows advance; the recipe's unless given.
         schedule: run the blocks in this order instead of the trained one, as in `--schedule "0-2 (3-5)x4 6-10"`; such a
             score is an experiment and cannot be proved.
-        strategy: `disjoint`, `sliding` or `chunked_sgd`, with settings behind commas, as in `--strategy
-            chunked_sgd,stride=64,learner.lr=0.02`; docs/scoring-rules.md lists them.
+        strategy: `disjoint`, `sliding`, `rolling`, `chunked_sgd` or `document_adapters`, with settings behind commas as
+            in `--strategy chunked_sgd,stride=64,learner.lr=0.02`; docs/scoring-rules.md lists them.
         budget: most seconds to take, as in `--budget 600s`; what does not fit is not scored, and the score says so.
         passes: score with each of so many passes of every loop, as in `--passes 1-6`, and say how far each pass still
             moves the stream; such scores are experiments, too.
+        compare: score by several strategies, as in `--compare disjoint sliding`, and make a table.
+        plot: draw what --compare finds, bits per byte against seconds, to this SVG file.
         out: write the score to this file instead of printing it.
         json: print the score as JSON.
     """
     terminal = Terminal(as_json=json, mute=rank_here() > 0)
+    if compare:
+        if stride is not None or strategy is not None or budget is not None or passes is not None:
+            raise UsageError("score: --compare names all it scores by; drop --strategy, --stride, --budget, --passes")
+        _compare_strategies(artifact, data, compare, schedule=schedule, plot=plot, out=out, terminal=terminal)
+        return
+    if plot is not None:
+        raise UsageError("score: --plot draws what --compare finds; name strategies, as in --compare disjoint sliding")
     if passes is not None:
         if strategy is not None or budget is not None:
             raise UsageError("score: --passes scores the artifact's own windows; drop --strategy and --budget")
@@ -225,6 +246,34 @@ def score(
                 artifact, data, chosen, schedule=schedule, budget_seconds=seconds, progress=advance
             )
     _deliver(result, score_view, out, terminal)
+
+
+def _compare_strategies(
+    artifact: Path,
+    data: Path,
+    strategies: tuple[str, ...],
+    *,
+    schedule: str | None,
+    plot: Path | None,
+    out: Path | None,
+    terminal: Terminal,
+) -> None:
+    """Score by each of several strategies; keep and draw what is found as it comes."""
+
+    def keep(result: dict[str, Any]) -> None:
+        if rank_here():
+            return
+        if out:
+            write_json(out, result)
+        if plot:
+            write_bytes(plot, strategies_chart(result, width=760, height=420).encode())
+
+    def stage(text: str) -> AbstractContextManager[Progress]:
+        return terminal.stage(text, unit="tokens read")
+
+    result = compare_strategies(artifact, data, strategies, schedule=schedule, stage=stage, done=keep)
+    if not out:
+        terminal.result(result, strategies_view)
 
 
 def prove(

@@ -12,7 +12,7 @@ SURFACE = {
     "run": ("recipe data", "out seed set json"),
     "train": ("recipe data", "out seed resume profile set json"),
     "pack": ("run", "budget-bytes data explain json"),
-    "score": ("artifact data", "stride schedule strategy budget passes out json"),
+    "score": ("artifact data", "stride schedule strategy budget passes compare plot out json"),
     "prove": ("artifact", "data docs max-tokens claim out check json"),
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "probe": ("artifact data", "schedule jacobian-steps early-stop weights json"),

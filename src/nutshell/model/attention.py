@@ -132,7 +132,9 @@ class Attention(nn.Module):
         self, h: Float[Tensor, "B T D"], visit: VirtualLayer, stream: Stream
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T K E"]]:
         """Give the branch's output, and the values as they were used."""
-        q, k, v = (project(h).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))  # B T heads E
+        project = stream.projector(visit)
+        named = (("q", self.q), ("k", self.k), ("v", self.v))
+        q, k, v = (project(matrix, h, name).unflatten(-1, (-1, self.head_dim)) for name, matrix in named)  # B T heads E
         q = stream.rotary.turn(rms_norm(q)) * of_visit(self.q_gain, visit)[:, None].to(q.dtype)
         k = stream.rotary.turn(rms_norm(k))
         for technique in self.values:
@@ -141,7 +143,7 @@ class Attention(nn.Module):
         y = attend(q, keys, values, stream.attend_kind, stream.documents)
         for technique in self.heads:
             y = technique(y, v, h, visit, stream)
-        return self.out(y.flatten(2)), v
+        return project(self.out, y.flatten(2), "out"), v
 
     def probe(self, visit: VirtualLayer) -> dict[str, Tensor]:
         return {"q_gain": of_visit(self.q_gain, visit)}

@@ -56,7 +56,8 @@ class Block(nn.Module):
 
     def _expand(self, x: Tensor, *, visit: VirtualLayer, stream: Stream) -> Tensor:
         h = self._enter(x, "mlp", self.norms.mlp, visit, stream)
-        return self._leave(of_visit(self.mlps, visit)(h), "mlp", self.norms.mlp, visit, stream)
+        z = of_visit(self.mlps, visit)(h, stream.projector(visit))
+        return self._leave(z, "mlp", self.norms.mlp, visit, stream)
 
     def _enter(self, x: Tensor, branch: BranchName, norm: NormPlace, visit: VirtualLayer, stream: Stream) -> Tensor:
         h = x if norm == "output" else rms_norm(x)

@@ -15,6 +15,7 @@ from nutshell.model.block import Block
 from nutshell.model.config import ModelConfig
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.seams import Stream
+from nutshell.nn.adapters import HEAD
 from nutshell.nn.cache import DocumentIds, KVCache, shift
 from nutshell.nn.init import draw_weights
 from nutshell.nn.kernels.attend import AttendKind
@@ -157,7 +158,10 @@ class LM(nn.Module):
         """
         weight = self.head_weight if head_weight is None else head_weight
         h = rms_norm(x) if self.head_project is None else x
-        z = F.linear(h, weight.to(stream.dtype)).float()
+        z = F.linear(h, weight.to(stream.dtype))
+        if stream.adapters is not None:
+            z = stream.adapters.correct(z, h, HEAD)
+        z = z.float()
         for technique in self.logits:
             z = technique(z, stream)
         return z

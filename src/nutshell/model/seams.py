@@ -16,6 +16,7 @@ a list and picked by `visit.iteration`.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from nutshell.config.struct import Kind
 from nutshell.model.depth import VirtualLayer, read_blocks
+from nutshell.nn.adapters import Adapters, Project, project
 from nutshell.nn.cache import DocumentIds, KVCache
 from nutshell.nn.kernels.attend import AttendKind
 from nutshell.nn.rotary import Rotary
@@ -138,6 +140,7 @@ class Stream(NamedTuple):
         documents: Document numbers, where attention stays within documents.
         tables: By kind, what `values` techniques look up once for all blocks, [B T K E].
         first_values: The values of the first virtual layer, once it has run and where a technique reads them.
+        adapters: Corrections of the matrix products, where rows have learned some.
     """
 
     tokens: Int[Tensor, "B T"]
@@ -150,6 +153,17 @@ class Stream(NamedTuple):
     documents: DocumentIds | None = None
     tables: Mapping[str, Float[Tensor, "B T K E"]] = MappingProxyType({})
     first_values: Float[Tensor, "B T K E"] | None = None
+    adapters: Adapters | None = None
+
+    def projector(self, visit: VirtualLayer) -> Project:
+        """Give what applies the matrices of a visit: every product of a virtual layer goes through it."""
+        if self.adapters is None:
+            return project
+        return partial(_adapted, self.adapters, visit.index)
+
+
+def _adapted(adapters: Adapters, index: int, matrix: nn.Module, x: Tensor, name: str) -> Tensor:
+    return adapters.correct(matrix(x), x, (index, name))
 
 
 Branch = Callable[[Float[Tensor, "B T D"]], Float[Tensor, "B T D"]]

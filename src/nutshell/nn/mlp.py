@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
 from nutshell.config.struct import Kind
+from nutshell.nn.adapters import Project, project
 from nutshell.nn.matrices import MatrixConfig
 from nutshell.nn.projection import DenseConfig
 
@@ -68,7 +69,7 @@ class SquaredMLP(nn.Module):
         self.down = config.down.build(*shapes["down"], draw="zero")
         self.slope = slope
 
-    def forward(self, h: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        hidden = self.up(h)
+    def forward(self, h: Float[Tensor, "B T D"], project: Project = project) -> Float[Tensor, "B T D"]:
+        hidden = project(self.up, h, "up")
         rectified = F.leaky_relu(hidden, self.slope) if self.slope else torch.relu(hidden)
-        return self.down(rectified.square())
+        return project(self.down, rectified.square(), "down")

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # the field's name for it
 
+from nutshell.nn.adapters import Project, project
 from nutshell.nn.matrices import MatrixConfig
 from nutshell.nn.mlp import MLPKind
 from nutshell.nn.projection import DenseConfig
@@ -41,5 +42,6 @@ class SwiGLU(nn.Module):
         self.up = config.up.build(*shapes["up"])
         self.down = config.down.build(*shapes["down"], draw="zero")
 
-    def forward(self, h: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(F.silu(self.gate(h)) * self.up(h))
+    def forward(self, h: Float[Tensor, "B T D"], project: Project = project) -> Float[Tensor, "B T D"]:
+        gated = F.silu(project(self.gate, h, "gate")) * project(self.up, h, "up")
+        return project(self.down, gated, "down")

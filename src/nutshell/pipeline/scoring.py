@@ -1,18 +1,19 @@
 """The scoring stages: artifact bytes to a score, a proof of it, or text. None of them has met the trainer."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from nutshell.errors import ArtifactError, ProofError, RunError
+from nutshell.errors import ArtifactError, ProofError, RunError, UsageError
 from nutshell.files import sha256_bytes
 from nutshell.machine import num_threads, processor, versions
 from nutshell.pipeline import store
-from nutshell.pipeline.strategies import StrategyConfig
+from nutshell.pipeline.strategies import StrategyConfig, read_strategy
 from nutshell.predict.predictor import ModelPredictor, ModelStepper
 from nutshell.ranks import joined_ranks
 from nutshell.score.compressors import compress_all
@@ -29,6 +30,14 @@ from nutshell.score.windows import WindowPlan
 CHECKED = (
     *("ok", "documents", "tokens", "bytes", "claimed_bits", "coded_bits"),
     *("text_sha256", "bitstream_sha256", "artifact_sha256"),
+)
+
+
+# What a table of strategies has of each, and what is the same for all of them.
+COMPARED = ("bpb", "nats_per_token", "tokens_per_second", "seconds", "loading_seconds")
+SAME_FOR_ALL = (
+    *("metric", "tokens", "bytes", "documents", "coverage", "schedule", "trained_schedule", "ranks"),
+    *("artifact_bytes", "artifact_sha256", "data_digest"),
 )
 
 
@@ -71,11 +80,13 @@ def score_by_strategy(
     *,
     schedule: str | None = None,
     budget_seconds: float | None = None,
+    stage: str = "score",
     progress: Progress,
 ) -> dict[str, Any]:
     """Score the validation text by one strategy, on all ranks together, in a limit of time if one is given.
 
-    The limit counts from here: loading the artifact and the text is in it.
+    The limit counts from here: loading the artifact and the text is in it. Ranks that score several times meet for each
+    at a `stage` of its own.
 
     Raises:
         RecipeError: the model cannot run the schedule or the strategy.
@@ -88,7 +99,7 @@ def score_by_strategy(
     loaded = trained if schedule is None else trained.under(schedule)
     dataset, documents = store.open_documents(data_dir, loaded)
     loading_seconds = time.perf_counter() - start
-    with joined_ranks(torch.device("cpu"), stage="score") as ranks:
+    with joined_ranks(torch.device("cpu"), stage=stage) as ranks:
         means = Means(team=ranks, budget=budget, progress=progress)
         score = strategy.score(loaded, documents, means, ranks)
     seconds = time.perf_counter() - start
@@ -106,6 +117,47 @@ def score_by_strategy(
         "loading_seconds": loading_seconds,
         "seconds": seconds,
     }
+
+
+def compare_strategies(
+    artifact: Path,
+    data_dir: Path,
+    strategies: Sequence[str],
+    *,
+    schedule: str | None = None,
+    stage: Callable[[str], AbstractContextManager[Progress]],
+    done: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Score the validation text by several strategies, one after the other, each as if it were alone.
+
+    Args:
+        artifact: the .nut file.
+        data_dir: a data set of its tokenizer.
+        strategies: as they are written on the command line; gains are over the first.
+        schedule: run the blocks in this order instead of the trained one.
+        stage: shows the progress of one of them.
+        done: told the result as it stands after each, so that what is measured is not lost.
+
+    Raises:
+        RecipeError: one of them is no strategy, or the model cannot run it.
+        UsageError: one is named twice.
+    """
+    chosen = {text: read_strategy(text) for text in strategies}  # all, before the first takes its minutes
+    if len(chosen) < len(strategies):
+        raise UsageError(f"score: --compare names a strategy twice: {', '.join(strategies)}")
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
+    for text, strategy in chosen.items():
+        with stage(text) as progress:
+            scored = score_by_strategy(
+                artifact, data_dir, strategy, schedule=schedule, stage=f"score {text}", progress=progress
+            )
+        row = {name: scored[name] for name in COMPARED}
+        rows.append({"strategy": text, **row, "gain": 1 - scored["bpb"] / (rows[0]["bpb"] if rows else scored["bpb"])})
+        facts = {name: scored[name] for name in SAME_FOR_ALL}
+        result = {**facts, "processor": processor(), "threads": num_threads(), "versions": versions(), "rows": rows}
+        done(result)
+    return result
 
 
 def _kept(budget: Budget | None, seconds: float) -> dict[str, Any] | None:

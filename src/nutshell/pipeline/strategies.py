@@ -4,43 +4,61 @@ A strategy is written as its kind and what differs from its defaults: `sliding,s
 for a small model are the defaults; docs/scoring-rules.md says what each wins on the bundled text.
 """
 
-import re
 from typing import Any
 
 from nutshell.artifact.load import Loaded
 from nutshell.config.loader import apply_overrides, decode, to_table
 from nutshell.config.struct import Config, Kind, kind_of
 from nutshell.errors import RecipeError
-from nutshell.predict.predictor import ModelPredictor
+from nutshell.predict.adapters import AdapterConfig, DocumentAdapters
+from nutshell.predict.predictor import ModelPredictor, Positions
+from nutshell.predict.rolling import RollingReader
 from nutshell.predict.sgd import SGDConfig, SGDLearner
 from nutshell.ranks import Ranks
-from nutshell.score.chunks import CHUNK_TARGETS, Unit, score_in_chunks
+from nutshell.score.chunks import Unit, score_in_chunks
 from nutshell.score.ledger import Score, Strategy
 from nutshell.score.means import Means
+from nutshell.score.rolling import score_rolling
+from nutshell.score.rows import GROUP_TARGETS, Phases, RowPlan, StepRule, score_in_rows
 from nutshell.score.text import Documents
 from nutshell.score.windows import WindowPlan
 
 
 class Windowed(Kind, frozen=True, kw_only=True):
-    """Base of the strategies that lay windows over a text, document by document or over the stream of all."""
+    """Base of the strategies that lay windows over a text, document by document or over the stream of all.
+
+    `context` is the trained one unless given; `positions` says what becomes of rotary positions beyond it.
+    """
 
     unit: Unit = "document"
+    context: int | None = None
+    positions: Positions = "rescaled"
+
+    def plan(self, loaded: Loaded, stride: int | None) -> WindowPlan:
+        """Lay out windows; the stride is the artifact's own unless given."""
+        context = self.context or loaded.context
+        return WindowPlan(context=context, stride=min(loaded.stride, context) if stride is None else stride)
 
     def described(self, plan: WindowPlan) -> Strategy:
         """Say how a score was made, defaults filled in."""
-        settings = {key: value for key, value in to_table(self).items() if key not in _SAID_BY_WINDOWS}
-        return Strategy.of(plan, self.unit, kind=kind_of(self), settings=settings)
+        return Strategy.of(plan, self.unit, kind=kind_of(self), settings=settings_of(self))
 
 
-_SAID_BY_WINDOWS = ("kind", "unit", "stride")
+def settings_of(strategy: Kind) -> dict[str, Any]:
+    """Give what a strategy was told, defaults included, but for what its windows say."""
+    return {key: value for key, value in to_table(strategy).items() if key not in _SAID_BY_WINDOWS}
+
+
+_SAID_BY_WINDOWS = ("kind", "unit", "context", "stride")
 
 
 class Disjoint(Windowed, frozen=True, kw_only=True, tag="disjoint"):
-    """Windows of the whole context that do not overlap."""
+    """Windows that do not overlap."""
 
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
-        plan = WindowPlan(context=loaded.context, stride=loaded.context)
-        return score_in_chunks(ModelPredictor(loaded), documents, plan, self.described(plan), means=means)
+        predictor = ModelPredictor(loaded, context=self.context, positions=self.positions)
+        plan = self.plan(loaded, predictor.context)
+        return score_in_chunks(predictor, documents, plan, self.described(plan), means=means)
 
 
 class Sliding(Windowed, frozen=True, kw_only=True, tag="sliding"):
@@ -49,24 +67,42 @@ class Sliding(Windowed, frozen=True, kw_only=True, tag="sliding"):
     stride: int | None = None
 
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
-        plan = WindowPlan(context=loaded.context, stride=self.stride or loaded.stride)
-        return score_in_chunks(ModelPredictor(loaded), documents, plan, self.described(plan), means=means)
+        predictor = ModelPredictor(loaded, context=self.context, positions=self.positions)
+        plan = self.plan(loaded, self.stride)
+        return score_in_chunks(predictor, documents, plan, self.described(plan), means=means)
+
+
+class Rolling(Windowed, frozen=True, kw_only=True, tag="rolling"):
+    """Each token is read once; keys and values of the last ones stay in sight."""
+
+    stride: int | None = None
+
+    def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
+        reader = RollingReader(loaded, context=self.context, positions=self.positions, batch_tokens=means.batch_tokens)
+        return score_rolling(reader, documents, self.plan(loaded, self.stride), unit=self.unit, means=means)
 
 
 class ChunkedSGD(Windowed, frozen=True, kw_only=True, tag="chunked_sgd"):
     """Sliding windows, and SGD on all weights from each chunk once it is scored."""
 
     stride: int | None = None
-    chunk_targets: int = CHUNK_TARGETS
-    learner: SGDConfig = SGDConfig(lr=0.05)
+    chunk_targets: int = 512
+    learner: SGDConfig = SGDConfig(lr=0.1, momentum=0.0, epochs=1)
 
     def __post_init__(self) -> None:
         if self.chunk_targets < 1:
             raise ValueError(f"chunk_targets {self.chunk_targets} must be at least 1")
 
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
-        plan = WindowPlan(context=loaded.context, stride=self.stride or loaded.stride)
-        learner = SGDLearner(loaded, self.learner, batch_tokens=means.batch_tokens, ranks=ranks)
+        plan = self.plan(loaded, self.stride)
+        learner = SGDLearner(
+            loaded,
+            self.learner,
+            context=self.context,
+            positions=self.positions,
+            batch_tokens=means.batch_tokens,
+            ranks=ranks,
+        )
         return score_in_chunks(
             learner,
             documents,
@@ -78,7 +114,42 @@ class ChunkedSGD(Windowed, frozen=True, kw_only=True, tag="chunked_sgd"):
         )
 
 
-StrategyConfig = Disjoint | Sliding | ChunkedSGD
+class Phased(Config, frozen=True, kw_only=True):
+    """The text in `number` parts: between two of them the model learns by SGD from the part that was scored."""
+
+    number: int
+    learner: SGDConfig
+
+    def __post_init__(self) -> None:
+        if self.number < 2:
+            raise ValueError(f"number {self.number} must be at least 2: nothing learns from the last part")
+
+
+class AdaptedDocuments(Kind, frozen=True, kw_only=True, tag="document_adapters"):
+    """Each document learns low-rank corrections of its own, a step for every few targets once they are scored."""
+
+    steps: tuple[StepRule, ...] = (StepRule(targets=32),)
+    rows: int = 64
+    group_targets: int = GROUP_TARGETS
+    learner: AdapterConfig = AdapterConfig()
+    phases: Phased | None = None
+
+    def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
+        if self.learner.keep_a and ranks.size > 1:
+            raise RecipeError("keep_a carries what one batch learned to the next: score on one process")
+        plan = RowPlan(context=loaded.context, steps=self.steps, rows=self.rows, group_targets=self.group_targets)
+        windows = WindowPlan(context=loaded.context, stride=self.steps[-1].targets)
+        strategy = Strategy.of(windows, "document", kind=kind_of(self), settings=settings_of(self))
+        if self.phases is None:
+            learner = DocumentAdapters(loaded, self.learner)
+            return score_in_rows(learner, documents, plan, strategy, means=means)
+        whole = SGDLearner(loaded, self.phases.learner, batch_tokens=means.batch_tokens, ranks=ranks)
+        learner = DocumentAdapters(whole, self.learner)
+        phases = Phases(self.phases.number, whole.observe)
+        return score_in_rows(learner, documents, plan, strategy, phases=phases, means=means)
+
+
+StrategyConfig = Disjoint | Sliding | Rolling | ChunkedSGD | AdaptedDocuments
 
 
 class _Choice(Config, frozen=True):
@@ -91,12 +162,24 @@ def read_strategy(text: str) -> StrategyConfig:
     Raises:
         RecipeError: there is no such strategy, or a setting is not one of its own.
     """
-    kind, *settings = re.split(r",(?=[^\[\]]*(?:\[|$))", text)
+    kind, *settings = _split(text)
     if wrong := [setting for setting in settings if "=" not in setting]:
         raise RecipeError(f"--strategy {text}: '{wrong[0]}' is no setting; write it as in 'sliding,stride=64'")
     alone = {"kind": kind.strip()}
     table, _ = apply_overrides(to_table(_decode(alone, text)), settings)
     return _decode(table | alone, text)
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that stand in no list and no table."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _decode(table: dict[str, Any], text: str) -> StrategyConfig:

@@ -27,7 +27,7 @@ from nutshell.model.depth import VirtualLayer
 from nutshell.model.lm import LM
 from nutshell.model.seams import Stream
 from nutshell.optim.clipping import clip
-from nutshell.predict.predictor import ModelPredictor, Shipped
+from nutshell.predict.predictor import ModelPredictor, Positions, Shipped
 from nutshell.ranks import ALONE, Ranks
 
 # What pads a target: no loss there.
@@ -85,8 +85,17 @@ class SGDLearner(ModelPredictor):
         RecipeError: a pattern of frozen weights that none has, or nothing left to learn.
     """
 
-    def __init__(self, shipped: Shipped, config: SGDConfig, *, batch_tokens: int = 2_048, ranks: Ranks = ALONE) -> None:
-        super().__init__(shipped)
+    def __init__(
+        self,
+        shipped: Shipped,
+        config: SGDConfig,
+        *,
+        context: int | None = None,
+        positions: Positions = "rescaled",
+        batch_tokens: int = 2_048,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        super().__init__(shipped, context=context, positions=positions)
         self.model = self._model = copy.deepcopy(shipped.model)
         if config.untie:
             _untie(self.model, shipped)

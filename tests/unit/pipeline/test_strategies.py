@@ -19,7 +19,6 @@ def test_settings_stand_behind_the_name():
         freeze=("embedding", "blocks.0.*"),
         momentum=default.momentum,
         epochs=default.epochs,
-        batch_targets=default.batch_targets,
     )
     assert read == ChunkedSGD(learner=learner, chunk_targets=9)
 
