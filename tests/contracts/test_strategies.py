@@ -37,12 +37,15 @@ STRATEGIES = {
     "disjoint over the stream": Case("disjoint,unit=stream"),
     "sliding": Case("sliding,stride=3"),
     "sliding in longer windows": Case("sliding,stride=5,context=24"),
+    "sliding, mixed": Case("sliding,stride=3,mixture={order = 3}"),
+    "rolling, mixed by the text": Case("rolling,stride=4,mixture={scope = 'text'}"),
     "rolling": Case("rolling,stride=4"),
     "rolling over the stream": Case("rolling,stride=4,unit=stream"),
     # Gradients of several processes are summed in another order.
     "chunked SGD": Case("chunked_sgd,stride=4,chunk_targets=50", "learner.lr", 1e-6),
     "chunked SGD over the stream": Case("chunked_sgd,stride=4,chunk_targets=50,unit=stream", "learner.lr", 1e-6),
     "document adapters": Case("document_adapters,steps=[{targets = 4}],group_targets=100", "learner.lr"),
+    "document adapters, mixed": Case("document_adapters,steps=[{targets = 4}],group_targets=100,mixture={}"),
     "document adapters in phases": Case(
         "document_adapters,steps=[{targets = 4}],group_targets=60,"
         "phases={number = 3, learner = {lr = 0.1, batch_targets = 32}}",

@@ -18,13 +18,23 @@ from nutshell.ranks import Ranks
 from nutshell.score.chunks import Unit, score_in_chunks
 from nutshell.score.ledger import Score, Strategy
 from nutshell.score.means import Means
+from nutshell.score.mixtures import NgramConfig
 from nutshell.score.rolling import score_rolling
 from nutshell.score.rows import GROUP_TARGETS, Phases, RowPlan, StepRule, score_in_rows
 from nutshell.score.text import Documents
 from nutshell.score.windows import WindowPlan
 
 
-class Windowed(Kind, frozen=True, kw_only=True):
+class StrategyKind(Kind, frozen=True, kw_only=True):
+    """Base of all strategies.
+
+    `mixture` mixes what the model says with counts of what followed the same tokens before.
+    """
+
+    mixture: NgramConfig | None = None
+
+
+class Windowed(StrategyKind, frozen=True, kw_only=True):
     """Base of the strategies that lay windows over a text, document by document or over the stream of all.
 
     `context` is the trained one unless given; `positions` says what becomes of rotary positions beyond it.
@@ -58,7 +68,7 @@ class Disjoint(Windowed, frozen=True, kw_only=True, tag="disjoint"):
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
         predictor = ModelPredictor(loaded, context=self.context, positions=self.positions)
         plan = self.plan(loaded, predictor.context)
-        return score_in_chunks(predictor, documents, plan, self.described(plan), means=means)
+        return score_in_chunks(predictor, documents, plan, self.described(plan), mixture=self.mixture, means=means)
 
 
 class Sliding(Windowed, frozen=True, kw_only=True, tag="sliding"):
@@ -69,7 +79,7 @@ class Sliding(Windowed, frozen=True, kw_only=True, tag="sliding"):
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
         predictor = ModelPredictor(loaded, context=self.context, positions=self.positions)
         plan = self.plan(loaded, self.stride)
-        return score_in_chunks(predictor, documents, plan, self.described(plan), means=means)
+        return score_in_chunks(predictor, documents, plan, self.described(plan), mixture=self.mixture, means=means)
 
 
 class Rolling(Windowed, frozen=True, kw_only=True, tag="rolling"):
@@ -79,7 +89,15 @@ class Rolling(Windowed, frozen=True, kw_only=True, tag="rolling"):
 
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
         reader = RollingReader(loaded, context=self.context, positions=self.positions, batch_tokens=means.batch_tokens)
-        return score_rolling(reader, documents, self.plan(loaded, self.stride), unit=self.unit, means=means)
+        return score_rolling(
+            reader,
+            documents,
+            self.plan(loaded, self.stride),
+            unit=self.unit,
+            settings=settings_of(self),
+            mixture=self.mixture,
+            means=means,
+        )
 
 
 class ChunkedSGD(Windowed, frozen=True, kw_only=True, tag="chunked_sgd"):
@@ -110,6 +128,7 @@ class ChunkedSGD(Windowed, frozen=True, kw_only=True, tag="chunked_sgd"):
             self.described(plan),
             chunk_targets=self.chunk_targets,
             learn=learner.observe,
+            mixture=self.mixture,
             means=means,
         )
 
@@ -125,7 +144,7 @@ class Phased(Config, frozen=True, kw_only=True):
             raise ValueError(f"number {self.number} must be at least 2: nothing learns from the last part")
 
 
-class AdaptedDocuments(Kind, frozen=True, kw_only=True, tag="document_adapters"):
+class AdaptedDocuments(StrategyKind, frozen=True, kw_only=True, tag="document_adapters"):
     """Each document learns low-rank corrections of its own, a step for every few targets once they are scored."""
 
     steps: tuple[StepRule, ...] = (StepRule(targets=32),)
@@ -142,11 +161,11 @@ class AdaptedDocuments(Kind, frozen=True, kw_only=True, tag="document_adapters")
         strategy = Strategy.of(windows, "document", kind=kind_of(self), settings=settings_of(self))
         if self.phases is None:
             learner = DocumentAdapters(loaded, self.learner)
-            return score_in_rows(learner, documents, plan, strategy, means=means)
+            return score_in_rows(learner, documents, plan, strategy, mixture=self.mixture, means=means)
         whole = SGDLearner(loaded, self.phases.learner, batch_tokens=means.batch_tokens, ranks=ranks)
         learner = DocumentAdapters(whole, self.learner)
         phases = Phases(self.phases.number, whole.observe)
-        return score_in_rows(learner, documents, plan, strategy, phases=phases, means=means)
+        return score_in_rows(learner, documents, plan, strategy, phases=phases, mixture=self.mixture, means=means)
 
 
 StrategyConfig = Disjoint | Sliding | Rolling | ChunkedSGD | AdaptedDocuments

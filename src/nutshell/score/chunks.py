@@ -15,6 +15,7 @@ from typing import Literal
 from nutshell.score.batches import Job, check_fit, nats_of
 from nutshell.score.ledger import Score, ScoreLedger, Strategy
 from nutshell.score.means import Means
+from nutshell.score.mixtures import NgramConfig
 from nutshell.score.predictor import Predictor, Scored
 from nutshell.score.text import Documents, Track
 from nutshell.score.windows import WindowPlan
@@ -35,6 +36,7 @@ def score_in_chunks(
     *,
     chunk_targets: int = CHUNK_TARGETS,
     learn: Learn | None = None,
+    mixture: NgramConfig | None = None,
     means: Means,
 ) -> Score:
     """Score documents one by one or as a stream, as the strategy's unit says.
@@ -46,6 +48,7 @@ def score_in_chunks(
         strategy: What the score will say of how it was made.
         chunk_targets: Targets of a chunk.
         learn: What changes the predictor between chunks, on all processes alike.
+        mixture: What the model is mixed with; nothing learns from it.
         means: With what it is scored.
 
     Raises:
@@ -56,7 +59,7 @@ def score_in_chunks(
     """
     check_fit(plan.context, predictor.context, predictor.vocab_size, documents)
     tracks = documents.tracks() if strategy.unit == "document" else [documents.stream()]
-    ledger = ScoreLedger(tracks)
+    ledger = ScoreLedger(tracks, mixture)
     total_inputs = sum(plan.num_inputs(len(track.targets)) for track in tracks)
     total = sum(len(track.targets) for track in tracks)
     last = _last_chunk(tracks, plan, chunk_targets)

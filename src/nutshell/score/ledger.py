@@ -6,6 +6,7 @@ ratios: bits per byte is total bits over total bytes.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import msgspec
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from nutshell.errors import LegalityError
+from nutshell.score.mixtures import Ngram, NgramConfig
 from nutshell.score.predictor import Scored
 from nutshell.score.text import Documents, Track
 from nutshell.score.windows import WindowPlan
@@ -107,10 +109,14 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScoreLedger:
-    """Collects nats for the targets of several tracks; refuses what would make the score a fiction."""
+    """Collects nats for the targets of several tracks; refuses what would make the score a fiction.
 
-    def __init__(self, tracks: list[Track]) -> None:
+    A mixture is charged in place of the model: as the books are closed it goes through the targets in their order.
+    """
+
+    def __init__(self, tracks: list[Track], mixture: NgramConfig | None = None) -> None:
         self._tracks = tracks
+        self._mixture = mixture
         self._nats = [np.zeros(len(track.targets)) for track in tracks]
         self._scored = [np.zeros(len(track.targets), dtype=bool) for track in tracks]
 
@@ -162,7 +168,7 @@ class ScoreLedger:
         if not num_bytes:
             raise LegalityError(f"{len(documents.ids)} documents without a byte: no bits per byte")
         tokens = sum(int(scored.sum()) for scored in self._scored)
-        nats = [float(track_nats.sum()) for track_nats in self._nats]
+        nats = [float(track_nats.sum()) for track_nats in self._charged(documents.tokenizer.vocab_size)]
         total_nats = math.fsum(nats)
         complete = [place for place, scored in enumerate(self._scored) if scored.all()]
         claims = complete if strategy.unit == "document" else []
@@ -180,6 +186,17 @@ class ScoreLedger:
             document_ids=tuple(documents.ids[place] for place in claims),
             document_nats=tuple(nats[place] for place in claims),
         )
+
+    def _charged(self, vocab_size: int) -> Iterator[Float64[np.ndarray, " N"]]:
+        """Give the nats of each track as they are charged, up to where it is scored."""
+        ngram = Ngram(self._mixture, vocab_size) if self._mixture else None
+        for track, track_nats, scored in zip(self._tracks, self._nats, self._scored, strict=True):
+            stop = int(scored.sum())  # there is no gap
+            nats = track_nats[:stop]
+            if ngram:
+                ngram.begin()
+                nats = ngram.mix(track.inputs[:stop], track.targets[:stop], nats)
+            yield nats
 
     def _check_no_gap(self, *, whole: bool) -> None:
         """Refuse a target that was not scored: any, or one with a scored target behind it."""

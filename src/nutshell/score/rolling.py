@@ -6,11 +6,13 @@ computed when older tokens were in sight. A stride of the whole context is disjo
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from nutshell.config.struct import Config
 from nutshell.score.chunks import Unit
 from nutshell.score.ledger import Score, Strategy
 from nutshell.score.means import Means
+from nutshell.score.mixtures import NgramConfig
 from nutshell.score.predictor import RowLearner
 from nutshell.score.rows import GROUP_TARGETS, score_in_rows
 from nutshell.score.text import Documents
@@ -45,7 +47,14 @@ class RollingPlan(Config, frozen=True):
 
 
 def score_rolling(
-    reader: RowLearner, documents: Documents, plan: WindowPlan, *, unit: Unit = "document", means: Means
+    reader: RowLearner,
+    documents: Documents,
+    plan: WindowPlan,
+    *,
+    unit: Unit = "document",
+    settings: dict[str, Any] | None = None,
+    mixture: NgramConfig | None = None,
+    means: Means,
 ) -> Score:
     """Score each document by itself, or all as one stream.
 
@@ -54,6 +63,8 @@ def score_rolling(
         documents: All of a text, or a sample of it.
         plan: Context and stride. The first window is a call of the model, and each further stride.
         unit: Whether a document begins with nothing remembered.
+        settings: What the score will say besides of how it was made.
+        mixture: What the model is mixed with.
         means: With what it is scored.
 
     Raises:
@@ -63,5 +74,5 @@ def score_rolling(
         BudgetError: there is not the time for one group of documents, or for the stream.
     """
     rows = max(1, min(means.batch_tokens // plan.stride, MOST_REMEMBERED // plan.context))
-    strategy = Strategy.of(plan, unit, kind="rolling")
-    return score_in_rows(reader, documents, RollingPlan(plan, rows), strategy, means=means)
+    strategy = Strategy.of(plan, unit, kind="rolling", settings=settings)
+    return score_in_rows(reader, documents, RollingPlan(plan, rows), strategy, mixture=mixture, means=means)

@@ -21,6 +21,7 @@ from nutshell.score.batches import check_fit
 from nutshell.score.chunks import Learn
 from nutshell.score.ledger import Score, ScoreLedger, Strategy
 from nutshell.score.means import Means
+from nutshell.score.mixtures import NgramConfig
 from nutshell.score.predictor import RowLearner
 from nutshell.score.text import Documents, Track
 from nutshell.score.windows import Window
@@ -126,9 +127,12 @@ def score_in_rows(
     strategy: Strategy,
     *,
     phases: Phases | None = None,
+    mixture: NgramConfig | None = None,
     means: Means,
 ) -> Score:
     """Score documents one by one, side by side, or the stream alone, as the strategy's unit says.
+
+    A mixture stands beside the model: nothing learns from it.
 
     Raises:
         RecipeError: the plan's context is longer than the model takes.
@@ -138,7 +142,7 @@ def score_in_rows(
     """
     check_fit(plan.context, learner.context, learner.vocab_size, documents)
     tracks = documents.tracks() if strategy.unit == "document" else [documents.stream()]
-    ledger = ScoreLedger(tracks)
+    ledger = ScoreLedger(tracks, mixture)
     total = sum(len(track.targets) for track in tracks)
     advance = means.meter(sum(plan.num_inputs(len(track.targets)) for track in tracks))
     done, first_unlearned, phase = 0, 0, 1

@@ -6,6 +6,7 @@ import pytest
 
 from nutshell.errors import LegalityError
 from nutshell.score.ledger import Score, ScoreLedger, Strategy
+from nutshell.score.mixtures import Ngram, NgramConfig
 from score_twins import documents_of
 
 DISJOINT = Strategy(kind="disjoint", unit="document", context=8, stride=8, rules=("charge_end",))
@@ -50,6 +51,25 @@ def test_the_total_does_not_depend_on_the_order_of_commits():
         totals.add(ledger.finish(documents, DISJOINT).total_nats)
     assert len(totals) == 1
     assert totals.pop() == pytest.approx(math.fsum(nats), rel=1e-15)
+
+
+@pytest.mark.parametrize("scope", ["document", "text"])
+@pytest.mark.parametrize("scored", [1, 2])
+def test_a_mixture_is_charged_in_the_order_of_the_text_up_to_where_it_is_scored(scope, scored):
+    documents = documents_of(b"abcabcabcabc", b"abcabc", b"xyz")
+    tracks = documents.tracks()
+    config = NgramConfig(order=2, scope=scope)
+    ledger, ngram, expected = ScoreLedger(tracks, config), Ngram(config, documents.tokenizer.vocab_size), []
+    for track in range(scored):
+        inputs, targets, _ = tracks[track]
+        nats = np.linspace(1, 3, len(targets))
+        ngram.begin()
+        expected.append(ngram.mix(inputs, targets, nats).sum())
+    for track in reversed(range(scored)):
+        ledger.commit(track, 0, np.linspace(1, 3, len(tracks[track].targets)))
+    score = ledger.finish(documents, DISJOINT, whole=False)
+    assert score.document_nats == pytest.approx(expected, rel=1e-15)
+    assert score.total_nats < sum(len(tracks[track].targets) * 2 for track in range(scored)) - 5
 
 
 def test_scoring_twice_is_refused():
