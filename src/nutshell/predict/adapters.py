@@ -80,7 +80,7 @@ class DocumentAdapters(ModelPredictor):
     def __init__(self, shipped: Shipped, config: AdapterConfig) -> None:
         super().__init__(shipped)
         self._config = config
-        self._shapes = _shapes(self._model, self._schedule, config.matrices)
+        self._shapes = adapted_shapes(self._model, self._schedule, config.matrices)
         generator = torch.Generator().manual_seed(config.seed)
         self._drawn = {
             place: torch.randn(config.rank, in_dim, generator=generator) / in_dim**0.5
@@ -155,7 +155,7 @@ class DocumentAdapters(ModelPredictor):
                 self._optimizer.state[value] = {"step": state["step"], **moments}
 
 
-def _shapes(model: LM, schedule: DepthSchedule, names: Sequence[MatrixName]) -> dict[Place, tuple[int, int]]:
+def adapted_shapes(model: LM, schedule: DepthSchedule, names: Sequence[MatrixName]) -> dict[Place, tuple[int, int]]:
     """Give inputs and outputs of every matrix that is corrected, by place.
 
     Raises:

@@ -1,0 +1,267 @@
+"""How fast a text is scored, against a plain loop that computes the same numbers, one window at a time.
+
+    python benchmarks/scoring.py ARTIFACT --data DIR [--documents 10] [--repeats 3] [--json]
+        [--out results/scoring.json]
+
+The plain loops are what the published evaluators do, at batch one and eager: a forward over each window with logits at
+every position; for SGD besides a backward for each sequence of a chunk; for adapters a second forward to learn from.
+They share the model's layers and the formulas, and nothing of `score` or `predict`. Both sides score the first
+documents of the validation text, in turns, in one process; the ratio is of medians, and no process may do anything
+else.
+"""
+
+import copy
+import json as json_module
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from cyclopts import App
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  # the field's name for it
+
+from nutshell.artifact.load import Loaded
+from nutshell.files import sha256_bytes, write_json
+from nutshell.machine import num_threads, processor, versions
+from nutshell.nn.adapters import Adapters, Factors
+from nutshell.pipeline.store import open_artifact, open_documents
+from nutshell.pipeline.strategies import AdaptedDocuments, ChunkedSGD, Disjoint, Sliding, StrategyConfig
+from nutshell.predict.adapters import AdapterConfig, adapted_shapes
+from nutshell.predict.sgd import SGDConfig
+from nutshell.ranks import ALONE
+from nutshell.score.means import Means
+from nutshell.score.rows import StepRule
+from nutshell.score.text import Documents
+
+app = App(help=__doc__)
+STRIDE, STEP = 64, 32
+# Rates as found for the demo (docs/scoring-rules.md); sizes of chunks as the strategy's own and as published.
+SGD = SGDConfig(lr=0.1, momentum=0.0, epochs=1)
+PUBLISHED_SGD = SGDConfig(lr=0.002, momentum=0.9, epochs=3, batch_targets=65_536)
+CHUNK, PUBLISHED_CHUNK = 512, 32_768
+
+
+class Text(NamedTuple):
+    """A document as the plain loops read it."""
+
+    inputs: Tensor  # [1 T]
+    targets: Tensor  # [1 T]
+
+
+class Case(NamedTuple):
+    """The same numbers in two ways."""
+
+    ours: StrategyConfig
+    plain: Callable[[Loaded, list[Text]], float]
+
+
+@app.default
+def main(
+    artifact: Path, *, data: Path, documents: int = 10, repeats: int = 3, json: bool = False, out: Path | None = None
+) -> None:
+    """Score in both ways, in turns."""
+    torch.set_num_threads(num_threads())
+    content, loaded = open_artifact(artifact)
+    _, whole = open_documents(data, loaded)
+    sample = whole.take(range(documents))
+    texts = [
+        Text(
+            torch.from_numpy(track.inputs.astype(np.int64))[None],
+            torch.from_numpy(track.targets.astype(np.int64))[None],
+        )
+        for track in sample.tracks()
+    ]
+    rows = []
+    for name, case in CASES.items():
+        rows.append({"strategy": name, **_in_turns(case, loaded, sample, texts, repeats)})
+        row = rows[-1]
+        print(
+            f"{name:<34} {row['targets_per_second']:8,.0f} targets/s, {row['speedup']:5.2f} x the plain loop's "
+            f"{row['plain_targets_per_second']:7,.0f}; {row['difference']:+.1e} nats a token",
+            flush=True,
+        )
+    report = {
+        "processor": processor(),
+        "threads": num_threads(),
+        "versions": versions(),
+        "artifact_sha256": sha256_bytes(content),
+        "documents": documents,
+        "targets": sample.num_targets,
+        "repeats": repeats,
+        "rows": rows,
+    }
+    if out:
+        write_json(out, report)
+    if json:
+        print(json_module.dumps(report))
+
+
+def _in_turns(
+    case: Case, loaded: Loaded, documents: Documents, texts: list[Text], repeats: int
+) -> dict[str, float | list[float]]:
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    nats = {}
+    for _ in range(repeats):
+        start = time.perf_counter()
+        nats["ours"] = case.ours.score(loaded, documents, Means(), ALONE).total_nats
+        middle = time.perf_counter()
+        nats["plain"] = case.plain(loaded, texts)
+        seconds["ours"].append(middle - start)
+        seconds["plain"].append(time.perf_counter() - middle)
+    ours, plain = (statistics.median(seconds[side]) for side in ("ours", "plain"))
+    targets = documents.num_targets
+    return {
+        "targets_per_second": targets / ours,
+        "plain_targets_per_second": targets / plain,
+        "speedup": plain / ours,
+        "difference": (nats["ours"] - nats["plain"]) / targets,
+        "seconds": seconds["ours"],
+        "plain_seconds": seconds["plain"],
+    }
+
+
+def _forward(loaded: Loaded, model: Any, inputs: Tensor, adapters: Adapters | None = None) -> Tensor:
+    """Give the logits of every position."""
+    stream = model.stream(inputs, dtype=torch.float32, attend_kind="fused")
+    if adapters:
+        stream = stream._replace(adapters=adapters)
+    return model.read_out(model.trunk(stream, loaded.schedule), stream)
+
+
+def _windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Give begin, end and first scored target of each window."""
+    first = 0
+    while first < length:
+        end = context if first == 0 else min(length, first + stride)
+        begin = 0 if first == 0 else first + stride - context
+        yield begin, min(end, length), first
+        first = end
+
+
+def _plain_windows(stride: int | None) -> Callable[[Loaded, list[Text]], float]:
+    @torch.inference_mode()
+    def run(loaded: Loaded, texts: list[Text]) -> float:
+        total = 0.0
+        for text in texts:
+            for begin, end, first in _windows(len(text.targets[0]), loaded.context, stride or loaded.context):
+                total += _window_nats(loaded, loaded.model, text, begin, end, first)
+        return total
+
+    return run
+
+
+def _window_nats(loaded: Loaded, model: Any, text: Text, begin: int, end: int, first: int) -> float:
+    logits = _forward(loaded, model, text.inputs[:, begin:end])
+    losses = F.cross_entropy(logits[0], text.targets[0, begin:end], reduction="none")
+    return losses[first - begin :].double().sum().item()
+
+
+def _plain_sgd(config: SGDConfig, chunk: int) -> Callable[[Loaded, list[Text]], float]:
+    def run(loaded: Loaded, texts: list[Text]) -> float:
+        model = copy.deepcopy(loaded.model).requires_grad_(True)
+        values = list(model.parameters())
+        optimizer = torch.optim.SGD(values, lr=config.lr, momentum=config.momentum)
+        before, windows = 0, []
+        for text in texts:
+            length = len(text.targets[0])
+            windows += [
+                ((before + first) // chunk, text, begin, end, first)
+                for begin, end, first in _windows(length, loaded.context, STRIDE)
+            ]
+            before += length
+        total, last = 0.0, windows[-1][0]
+        for number in range(last + 1):
+            own = [window for window in windows if window[0] == number]
+            with torch.inference_mode():
+                total += sum(_window_nats(loaded, model, *window[1:]) for window in own)
+            if own and number < last:
+                _learn(loaded, model, optimizer, config, own, config.lr * 0.5 * (1 + math.cos(math.pi * number / last)))
+        return total
+
+    return run
+
+
+def _learn(loaded: Loaded, model: Any, optimizer: Any, config: SGDConfig, windows: Sequence[Any], lr: float) -> None:
+    """Learn from a chunk: sequence by sequence, a step for each batch of them."""
+    sequences = []
+    for _, group in groupby(windows, key=lambda window: id(window[1])):
+        own = list(group)
+        text, stop = own[0][1], own[-1][3]
+        for start in range(own[0][4], stop, loaded.context):
+            sequences.append((text, start, min(start + loaded.context, stop)))
+    optimizer.param_groups[0]["lr"] = lr
+    for _ in range(config.epochs):
+        left = list(sequences)
+        while left:
+            batch, targets = [], 0
+            while left and (config.batch_targets is None or targets < config.batch_targets):
+                batch.append(left.pop(0))
+                targets += batch[-1][2] - batch[-1][1]
+            optimizer.zero_grad()
+            for text, start, stop in batch:
+                logits = _forward(loaded, model, text.inputs[:, start:stop])
+                (F.cross_entropy(logits[0], text.targets[0, start:stop], reduction="sum") / targets).backward()
+            if config.clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+
+
+def _plain_adapters(config: AdapterConfig) -> Callable[[Loaded, list[Text]], float]:
+    def run(loaded: Loaded, texts: list[Text]) -> float:
+        generator = torch.Generator().manual_seed(config.seed)
+        drawn = {
+            place: (torch.randn(config.rank, columns, generator=generator) / columns**0.5, rows)
+            for place, (columns, rows) in adapted_shapes(loaded.model, loaded.schedule, config.matrices).items()
+        }
+        total = 0.0
+        for text in texts:
+            factors = {
+                place: Factors(a[None].clone().requires_grad_(), torch.zeros(1, rows, config.rank, requires_grad=True))
+                for place, (a, rows) in drawn.items()
+            }
+            adapters = Adapters(factors, config.alpha / config.rank)
+            optimizer = torch.optim.AdamW(
+                [value for pair in factors.values() for value in pair],
+                lr=config.lr,
+                betas=config.betas,
+                weight_decay=config.weight_decay,
+            )
+            for first in range(0, len(text.targets[0]), STEP):
+                begin = max(0, first + STEP - loaded.context)
+                inputs, targets = text.inputs[:, begin : first + STEP], text.targets[0, first : first + STEP]
+                with torch.no_grad():
+                    logits = _forward(loaded, loaded.model, inputs, adapters)[0, first - begin :]
+                    total += F.cross_entropy(logits, targets, reduction="none").double().sum().item()
+                optimizer.zero_grad()
+                logits = _forward(loaded, loaded.model, inputs, adapters)[0, first - begin :]
+                F.cross_entropy(logits, targets).backward()
+                optimizer.step()
+        return total
+
+    return run
+
+
+CASES = {
+    "disjoint": Case(Disjoint(), _plain_windows(None)),
+    f"sliding, stride {STRIDE}": Case(Sliding(stride=STRIDE), _plain_windows(STRIDE)),
+    f"chunked SGD, {CHUNK} targets": Case(
+        ChunkedSGD(stride=STRIDE, chunk_targets=CHUNK, learner=SGD), _plain_sgd(SGD, CHUNK)
+    ),
+    f"chunked SGD, {PUBLISHED_CHUNK:,} targets": Case(
+        ChunkedSGD(stride=STRIDE, chunk_targets=PUBLISHED_CHUNK, learner=PUBLISHED_SGD),
+        _plain_sgd(PUBLISHED_SGD, PUBLISHED_CHUNK),
+    ),
+    f"document adapters, {STEP} targets": Case(
+        AdaptedDocuments(steps=(StepRule(targets=STEP),)), _plain_adapters(AdapterConfig())
+    ),
+}
+
+
+if __name__ == "__main__":
+    app()
