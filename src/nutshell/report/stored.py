@@ -68,6 +68,12 @@ class Score(msgspec.Struct, frozen=True):
         return self.bytes / self.tokens
 
     @property
+    def made_how(self) -> dict[str, Any]:
+        """What the strategy says of itself, its own settings behind what all have."""
+        plain = {key: value for key, value in self.strategy.items() if key != "settings"}
+        return plain | self.strategy.get("settings", {})
+
+    @property
     def otherwise(self) -> dict[str, float]:
         """Bits per byte of the same artifact on the same text by other definitions, each named by its windows."""
         stored = {

@@ -54,7 +54,7 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
             "documents": f"{scored.documents:,}",
             "coverage": "every byte" if scored.coverage == 1 else f"{scored.coverage:.4%} of the bytes",
             "bytes per token": f"{scored.bytes_per_token:.5f}",
-            "strategy": _strategy_line(scored.strategy),
+            "strategy": ", ".join(f"{key} = {value}" for key, value in scored.made_how.items()),
         }
         | _speed(scored)
     )
@@ -73,12 +73,6 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
             table.add_row(safe_text(name), f"{bpb:.4f}", _gap(1 - scored.bpb / bpb))
         parts += ["", table]
     return Group(*parts)
-
-
-def _strategy_line(strategy: Mapping[str, Any]) -> str:
-    """Write how a score was made, settings of a strategy behind what all have."""
-    plain = {key: value for key, value in strategy.items() if key != "settings"} | strategy.get("settings", {})
-    return ", ".join(f"{key} = {value}" for key, value in plain.items())
 
 
 def _speed(scored: Score) -> dict[str, str]:
