@@ -174,6 +174,8 @@ def test_bad_input_gets_one_line(loaded):
     flat, schedule = build_model(model_config(depth={"schedule": "0-1"}))
     with pytest.raises(RecipeError, match="untie has no effect"):
         score("chunked_sgd,learner.untie=true", replace(loaded, model=flat, schedule=schedule))
+    with pytest.raises(DataError, match="no BOS in this text says where documents begin"):
+        score("document_adapters,steps=[{targets = 4}]", loaded, replace(DOCUMENTS, bounded=False))
     kept = "document_adapters,learner.keep_a=true,steps=[{targets = 4}]"
     with pytest.raises(RecipeError, match=r"keep_a .* one process"):
         score_together(2, lambda member: score(kept, loaded, ranks=member))

@@ -220,6 +220,11 @@ class Dataset:
         return self.val.documents(self.tokenizer.bos_id)
 
     @functools.cached_property
+    def val_has_boundaries(self) -> bool:
+        """Whether the validation shards say where documents begin; reads all of them."""
+        return len(self.val.find(self.tokenizer.bos_id)) > 0
+
+    @functools.cached_property
     def val_bytes(self) -> int:
         """Bytes of the validation text, counted by the sidecar, or by decoding, if there is no manifest."""
         if self.manifest is not None:

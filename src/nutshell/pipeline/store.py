@@ -143,7 +143,9 @@ def open_documents(data_dir: Path, loaded: Loaded) -> tuple[Dataset, Documents]:
         raise ArtifactError(
             f"{data_dir}: its shards are not of the artifact's tokenizer; give the data it was trained on"
         )
-    return dataset, Documents.of_text(list(dataset.val_documents()), loaded.tokenizer, dataset.val_bytes)
+    documents = list(dataset.val_documents())
+    bounded = dataset.val_has_boundaries
+    return dataset, Documents.of_text(documents, loaded.tokenizer, dataset.val_bytes, bounded=bounded)
 
 
 def check_all_active(run_dir: Path, receipt: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from nutshell.artifact.load import Loaded
 from nutshell.config.loader import apply_overrides, decode, to_table
 from nutshell.config.struct import Config, Kind, kind_of
-from nutshell.errors import RecipeError
+from nutshell.errors import DataError, RecipeError
 from nutshell.predict.adapters import AdapterConfig, DocumentAdapters
 from nutshell.predict.predictor import ModelPredictor, Positions
 from nutshell.predict.rolling import RollingReader
@@ -154,6 +154,10 @@ class AdaptedDocuments(StrategyKind, frozen=True, kw_only=True, tag="document_ad
     phases: Phased | None = None
 
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
+        if not documents.bounded:
+            raise DataError(
+                "document_adapters: no BOS in this text says where documents begin; score it by chunked_sgd or sliding"
+            )
         if self.learner.keep_a and ranks.size > 1:
             raise RecipeError("keep_a carries what one batch learned to the next: score on one process")
         plan = RowPlan(context=loaded.context, steps=self.steps, rows=self.rows, group_targets=self.group_targets)

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int, Int64
 
 from nutshell.errors import DataError, RecipeError
 from nutshell.score.means import Means
@@ -94,14 +94,24 @@ def _batches(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
 
 def _rows(predictor: Predictor, tracks: Sequence[Track], batch: list[Job]) -> Iterator[Float64[np.ndarray, " S"]]:
     """Score a batch of windows of equal offset, the longest first; yield the nats that each window scores."""
-    length, offset = batch[0].num_inputs, batch[0].offset
-    inputs = np.zeros((len(batch), length), dtype=np.int64)  # any token will do as padding
-    targets = np.zeros((len(batch), length - offset), dtype=np.int64)
-    for row, job in enumerate(batch):
-        track, window = tracks[job.track], job.window
-        inputs[row, : job.num_inputs] = track.inputs[window.start : window.stop]
-        targets[row, : job.num_targets] = track.targets[window.score_from : window.stop]
+    inputs, targets = side_by_side([tracks[job.track] for job in batch], [job.window for job in batch])
     nats = predictor.nats(inputs, targets)
     assert nats.shape == targets.shape, f"predictor returned {nats.shape} for targets {targets.shape}"
     for row, job in enumerate(batch):
         yield nats[row, : job.num_targets]
+
+
+def side_by_side(
+    tracks: Sequence[Track], windows: Sequence[Window]
+) -> tuple[Int64[np.ndarray, "B T"], Int64[np.ndarray, "B S"]]:
+    """Lay a window of each track beside the others, padded on the right: its inputs, and the targets that it scores."""
+    pairs = list(zip(tracks, windows, strict=True))
+    inputs = _padded([track.inputs[window.start : window.stop] for track, window in pairs])
+    return inputs, _padded([track.targets[window.score_from : window.stop] for track, window in pairs])
+
+
+def _padded(rows: Sequence[Int[np.ndarray, " T"]]) -> Int64[np.ndarray, "B T"]:
+    together = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)  # any token will do as padding
+    for own, row in zip(together, rows, strict=True):
+        own[: len(row)] = row
+    return together

@@ -32,6 +32,9 @@ LENGTH_SLACK_BITS = 64
 TOKENS_PER_BIT = 64
 """No text is so predictable: a receipt that claims more would keep a decoder at work without end."""
 
+PROVABLE = ("disjoint", "sliding")
+"""Strategies whose every distribution follows from the windows and the model alone."""
+
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """What was proved, and all that a decoder needs besides the artifact and the bitstream.
@@ -102,8 +105,15 @@ def prove(
 
     Raises:
         ProofError: the model's values are not distributions.
-        LegalityError: the score makes no claim about one of the documents, or one that no model can meet.
+        LegalityError: the score makes no claim about one of the documents, or one that no model can meet, or it is by
+            a strategy whose distributions the model alone does not give.
     """
+    how = score.strategy
+    if how.kind not in PROVABLE or how.settings.get("mixture"):
+        mixed = ", mixed," if how.settings.get("mixture") else ""
+        raise LegalityError(
+            f"a score by '{how.kind}'{mixed} cannot be proved yet: only {' or '.join(PROVABLE)} windows"
+        )
     if score.strategy.context > stepper.context:
         raise LegalityError(f"the score saw {score.strategy.context} tokens, the model takes only {stepper.context}")
     order = sorted(range(len(documents.ids)), key=lambda place: -len(documents.tokens[place]))

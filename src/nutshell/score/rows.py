@@ -14,10 +14,10 @@ from itertools import groupby
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from nutshell.config.struct import Config
-from nutshell.score.batches import check_fit
+from nutshell.score.batches import check_fit, side_by_side
 from nutshell.score.chunks import Learn
 from nutshell.score.ledger import Score, ScoreLedger, Strategy
 from nutshell.score.means import Means
@@ -225,7 +225,7 @@ def _score_batch(
             places = places[:-ended]
             learner.keep(np.arange(len(places)))
         stops = [min(window.stop, len(tracks[place].targets)) for place in places]
-        nats = learner.nats(*_columns([tracks[place] for place in places], window))
+        nats = learner.nats(*side_by_side([tracks[place] for place in places], [window] * len(places)))
         for place, stop, row in zip(places, stops, nats, strict=True):
             values = row[: stop - window.score_from]
             ledger.commit(place, window.score_from, values)
@@ -234,15 +234,3 @@ def _score_batch(
             learner.observe(
                 [ledger.scored(place, window.score_from, stop) for place, stop in zip(places, stops, strict=True)]
             )
-
-
-def _columns(tracks: Sequence[Track], window: Window) -> tuple[Int64[np.ndarray, "B T"], Int64[np.ndarray, "B S"]]:
-    """Lay the same window of several tracks side by side, padded on the right."""
-    inputs = np.zeros((len(tracks), window.stop - window.start), dtype=np.int64)  # any token will do as padding
-    targets = np.zeros((len(tracks), window.stop - window.score_from), dtype=np.int64)
-    for row, track in enumerate(tracks):
-        own_inputs = track.inputs[window.start : window.stop]
-        own_targets = track.targets[window.score_from : window.stop]
-        inputs[row, : len(own_inputs)] = own_inputs
-        targets[row, : len(own_targets)] = own_targets
-    return inputs, targets

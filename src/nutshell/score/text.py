@@ -54,6 +54,7 @@ class Documents:
         ids: The position of each document in the text.
         tokenizer: What turns the tokens back into the text.
         text_bytes: Bytes of the whole text, also where these documents are only some of it.
+        bounded: Whether the text says where documents begin; if not, all of it is one.
     """
 
     tokens: tuple[Tokens, ...]
@@ -61,15 +62,19 @@ class Documents:
     ids: tuple[int, ...]
     tokenizer: Pieces
     text_bytes: int
+    bounded: bool = True
 
     @classmethod
-    def of_text(cls, tokens: Sequence[Tokens], tokenizer: Pieces, text_bytes: int) -> "Documents":
+    def of_text(
+        cls, tokens: Sequence[Tokens], tokenizer: Pieces, text_bytes: int, *, bounded: bool = True
+    ) -> "Documents":
         """Measure all documents of a text by decoding them.
 
         Args:
             tokens: Each document's tokens, without BOS.
             tokenizer: What the documents were tokenized with.
             text_bytes: Bytes of the raw text, counted before it was tokenized.
+            bounded: Whether the text says where documents begin.
 
         Raises:
             DataError: there is no text, or a document contains the BOS token.
@@ -89,7 +94,7 @@ class Documents:
                 f"the tokens decode to {decoded_bytes} bytes, the text has {text_bytes}: "
                 "score with the tokenizer and the manifest that the shards were built with"
             )
-        return cls(tuple(tokens), lengths, tuple(range(len(tokens))), tokenizer, text_bytes)
+        return cls(tuple(tokens), lengths, tuple(range(len(tokens))), tokenizer, text_bytes, bounded)
 
     @property
     def num_bytes(self) -> int:

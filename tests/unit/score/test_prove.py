@@ -40,6 +40,17 @@ def test_honest_models_are_proved(model, plan, rows):
     assert receipt.environment == HERE
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"kind": "rolling"}, "'rolling' cannot"), ({"settings": {"mixture": {"order": 6}}}, "'sliding', mixed, cannot")],
+)
+def test_a_strategy_whose_distributions_the_model_alone_does_not_give_is_not_proved(changed, named):
+    score = score_documents(Order2(), DOCUMENTS, SLIDING)
+    claim = msgspec.structs.replace(score, strategy=msgspec.structs.replace(score.strategy, **changed))
+    with pytest.raises(LegalityError, match=named):
+        prove(Order2(), DOCUMENTS, claim, environment={})
+
+
 def test_a_sample_is_held_to_the_claims_for_its_own_documents():
     score = score_documents(Order2(), DOCUMENTS, SLIDING)
     sample = DOCUMENTS.sample(num_documents=2, max_tokens=400, seed=1)
