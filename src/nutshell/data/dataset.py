@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from nutshell import files
+from nutshell.data.exports import published_bytes_per_token
 from nutshell.data.overlap import shared_documents
 from nutshell.data.shards import Tokens, TokenStream, read_shard
 from nutshell.data.split import SIDES
@@ -223,6 +224,12 @@ class Dataset:
     def val_has_boundaries(self) -> bool:
         """Whether the validation shards say where documents begin; reads all of them."""
         return len(self.val.find(self.tokenizer.bos_id)) > 0
+
+    @property
+    def published_bytes_per_token(self) -> float | None:
+        """Bytes per token of the validation text as published, if this is an export of which somebody said."""
+        origin = self.manifest and self.manifest.origin
+        return published_bytes_per_token(origin.folder) if origin else None
 
     @functools.cached_property
     def val_bytes(self) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import torch
 
+from nutshell.data.dataset import Dataset
+from nutshell.data.exports import ROW
 from nutshell.errors import ArtifactError, ProofError, RunError, UsageError
 from nutshell.files import sha256_bytes
 from nutshell.machine import num_threads, processor, versions
@@ -24,6 +26,7 @@ from nutshell.score.ledger import Score
 from nutshell.score.means import Budget, Means
 from nutshell.score.predictor import Progress
 from nutshell.score.prove import Proof, prove, verify
+from nutshell.score.text import Documents
 from nutshell.score.windows import WindowPlan
 
 # What a check has found to be as the receipt says.
@@ -65,6 +68,7 @@ def score_artifact(
         "stream_bpb": scores.stream.bpb,
         "schedule": loaded.schedule.text,
         "trained_schedule": trained.schedule.text,
+        **_bytes_per_token(dataset, documents, scores.own),
         "compressors": compress_all(documents.text()),
         "artifact_bytes": len(content),
         "artifact_sha256": sha256_bytes(content),
@@ -105,7 +109,7 @@ def score_by_strategy(
     seconds = time.perf_counter() - start
     return {
         **msgspec.to_builtins(score),
-        "bytes_per_token": score.bytes / score.tokens,
+        **_bytes_per_token(dataset, documents, score),
         "tokens_per_second": score.tokens / (seconds - loading_seconds),
         "budget": _kept(budget, seconds),
         "schedule": loaded.schedule.text,
@@ -158,6 +162,14 @@ def compare_strategies(
         result = {**facts, "processor": processor(), "threads": num_threads(), "versions": versions(), "rows": rows}
         done(result)
     return result
+
+
+def _bytes_per_token(dataset: Dataset, documents: Documents, score: Score) -> dict[str, Any]:
+    """Give the text's own number and, of an export of which one was published, that and ours by the same rule."""
+    own = {"bytes_per_token": score.bytes / score.tokens}
+    if (published := dataset.published_bytes_per_token) is None:
+        return own
+    return own | {"published_bytes_per_token": {"published": published, "found": documents.bytes_per_token_in(ROW)}}
 
 
 def _kept(budget: Budget | None, seconds: float) -> dict[str, Any] | None:

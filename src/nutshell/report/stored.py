@@ -46,6 +46,13 @@ class TimeBudget(msgspec.Struct, frozen=True):
     kept: bool
 
 
+class PublishedBytes(msgspec.Struct, frozen=True):
+    """Bytes per token of a published export, and what its validation text has by the rule that they follow."""
+
+    published: float
+    found: float | None
+
+
 class Score(msgspec.Struct, frozen=True):
     """A score with everything it must be quoted with."""
 
@@ -62,6 +69,7 @@ class Score(msgspec.Struct, frozen=True):
     trained_schedule: str | None = None
     tokens_per_second: float | None = None
     budget: TimeBudget | None = None
+    published_bytes_per_token: PublishedBytes | None = None
 
     @property
     def bytes_per_token(self) -> float:

@@ -53,7 +53,7 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
             "bytes": f"{scored.bytes:,}",
             "documents": f"{scored.documents:,}",
             "coverage": "every byte" if scored.coverage == 1 else f"{scored.coverage:.4%} of the bytes",
-            "bytes per token": f"{scored.bytes_per_token:.5f}",
+            "bytes per token": _bytes_per_token(scored),
             "strategy": ", ".join(f"{key} = {value}" for key, value in scored.made_how.items()),
         }
         | _speed(scored)
@@ -73,6 +73,13 @@ def score_view(score: Mapping[str, Any]) -> RenderableType:
             table.add_row(safe_text(name), f"{bpb:.4f}", _gap(1 - scored.bpb / bpb))
         parts += ["", table]
     return Group(*parts)
+
+
+def _bytes_per_token(scored: Score) -> str:
+    own = f"{scored.bytes_per_token:.5f}"
+    if (others := scored.published_bytes_per_token) is None or others.found is None:
+        return own
+    return f"{own}; by the published rule {others.found:.5f}, published {others.published:.5f}"
 
 
 def _speed(scored: Score) -> dict[str, str]:

@@ -106,6 +106,12 @@ class Documents:
         """Tokens to predict, closing BOS included."""
         return sum(len(document) + 1 for document in self.tokens)
 
+    def bytes_per_token_in(self, row: int) -> float | None:
+        """Give bytes per target of the stream up to its last whole row, as the field counts; None without a row."""
+        lengths = self.stream().byte_lengths
+        whole = len(lengths) // row * row
+        return int(lengths[:whole].sum()) / whole if whole else None
+
     def text(self) -> bytes:
         """Decode these documents, joined in their order."""
         return decode_text(self.tokenizer, self.tokens)

@@ -70,6 +70,24 @@ def test_published_export_says_the_same_without_a_manifest(built, published):
     assert found == [tokens.tolist() for tokens in built.val_documents()]
 
 
+def test_a_text_without_bos_has_no_boundaries(built, published):
+    assert Dataset.open(published).val_has_boundaries
+    tokens = np.array(read_shard(published / "fineweb_val_000000.bin"))
+    write_shard(published / "fineweb_val_000000.bin", tokens[tokens != built.tokenizer.bos_id])
+    assert not Dataset.open(published).val_has_boundaries
+
+
+def test_an_export_has_its_published_bytes_per_token_with_it(folder):
+    def fetched_from(name):
+        origin = {"repo": "someone/copy", "revision": "0" * 40, "folder": name, "tokenizer": "t.model"}
+        edit_manifest(folder, lambda manifest: manifest.update(origin=origin))
+        return Dataset.open(folder).published_bytes_per_token
+
+    assert fetched_from("datasets/datasets/fineweb10B_sp8192") == 3.72663
+    assert fetched_from("datasets/datasets/fineweb10B_sp4096") is None
+    assert fetched_from("elsewhere") is None
+
+
 def test_digest_follows_the_content(folder):
     before = Dataset.open(folder).digest
     tokens = np.array(read_shard(folder / "nutshell_val_000000.bin"))

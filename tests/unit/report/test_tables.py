@@ -79,6 +79,12 @@ def test_score_by_a_strategy_shows_its_settings_its_speed_and_its_budget(load):
     assert "budget 10 min 00 s, kept; the whole text looked to take 12 min 00 s" in lines
 
 
+def test_score_of_an_export_has_the_published_bytes_per_token_beside_its_own(load):
+    score = load("summary.json") | {"published_bytes_per_token": {"published": 3.72663, "found": 3.726631}}
+    says = "bytes per token 2.76777; by the published rule 3.72663, published 3.72663"
+    assert says in lines_of(score_view(score), width=120)
+
+
 def test_score_of_an_older_version_has_no_other_definitions(load):
     score = load("summary.json")
     del score["disjoint_bpb"], score["stream_bpb"], score["compressors"]

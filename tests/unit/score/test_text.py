@@ -28,6 +28,13 @@ def test_the_stream_is_the_fields():
     assert documents.num_targets == len(stream.targets) + 1
 
 
+def test_bytes_per_token_as_the_field_counts_them_end_with_a_whole_row():
+    documents = documents_of(b"ab", b"", b"c")  # targets of 1, 1, 0, 0, 1 bytes
+    assert documents.bytes_per_token_in(5) == 3 / 5
+    assert documents.bytes_per_token_in(2) == 2 / 4
+    assert documents.bytes_per_token_in(6) is None
+
+
 def test_bytes_belong_to_a_position():
     """A tokenizer with a dummy prefix: token 0 is ` a`, and at the start of a document the space is not in the text."""
 
