@@ -6,19 +6,21 @@
 The plain loops are what the published evaluators do, at batch one and eager: a forward over each window with logits at
 every position; for SGD besides a backward for each sequence of a chunk; for adapters a second forward to learn from.
 They share the model's layers and the formulas, and nothing of `score` or `predict`. Both sides score the first
-documents of the validation text, in turns, in one process; the ratio is of medians, and no process may do anything
-else.
+documents of the validation text, in turns, each in a process of its own that waits while the other computes; the ratio
+is the median of those within a turn.
 """
 
 import copy
 import json as json_module
 import math
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from nutshell.artifact.load import Loaded
 from nutshell.files import sha256_bytes, write_json
 from nutshell.machine import num_threads, processor, versions
 from nutshell.nn.adapters import Adapters, Factors
+from nutshell.pipeline.scoring import set_up
 from nutshell.pipeline.store import open_artifact, open_documents
 from nutshell.pipeline.strategies import AdaptedDocuments, ChunkedSGD, Disjoint, Sliding, StrategyConfig
 from nutshell.predict.adapters import AdapterConfig, adapted_shapes
@@ -37,7 +40,6 @@ from nutshell.predict.sgd import SGDConfig
 from nutshell.ranks import ALONE
 from nutshell.score.means import Means
 from nutshell.score.rows import StepRule
-from nutshell.score.text import Documents
 
 app = App(help=__doc__)
 STRIDE, STEP = 64, 32
@@ -66,33 +68,24 @@ def main(
     artifact: Path, *, data: Path, documents: int = 10, repeats: int = 3, json: bool = False, out: Path | None = None
 ) -> None:
     """Score in both ways, in turns."""
-    torch.set_num_threads(num_threads())
-    content, loaded = open_artifact(artifact)
-    _, whole = open_documents(data, loaded)
-    sample = whole.take(range(documents))
-    texts = [
-        Text(
-            torch.from_numpy(track.inputs.astype(np.int64))[None],
-            torch.from_numpy(track.targets.astype(np.int64))[None],
-        )
-        for track in sample.tracks()
-    ]
+    place = (str(artifact), str(data), str(documents))
     rows = []
-    for name, case in CASES.items():
-        rows.append({"strategy": name, **_in_turns(case, loaded, sample, texts, repeats)})
-        row = rows[-1]
-        print(
-            f"{name:<34} {row['targets_per_second']:8,.0f} targets/s, {row['speedup']:5.2f} x the plain loop's "
-            f"{row['plain_targets_per_second']:7,.0f}; {row['difference']:+.1e} nats a token",
-            flush=True,
-        )
+    with Worker("ours", *place) as ours, Worker("plain", *place) as plain:
+        for name in CASES:
+            rows.append({"strategy": name, **_in_turns(name, ours, plain, repeats)})
+            row = rows[-1]
+            print(
+                f"{name:<34} {row['targets_per_second']:8,.0f} targets/s, {row['speedup']:5.2f} x the plain loop's "
+                f"{row['plain_targets_per_second']:7,.0f}; {row['difference']:+.1e} nats a token",
+                flush=True,
+            )
     report = {
         "processor": processor(),
         "threads": num_threads(),
         "versions": versions(),
-        "artifact_sha256": sha256_bytes(content),
+        "artifact_sha256": sha256_bytes(artifact.read_bytes()),
         "documents": documents,
-        "targets": sample.num_targets,
+        "targets": rows[0]["targets"],
         "repeats": repeats,
         "rows": rows,
     }
@@ -102,27 +95,63 @@ def main(
         print(json_module.dumps(report))
 
 
-def _in_turns(
-    case: Case, loaded: Loaded, documents: Documents, texts: list[Text], repeats: int
-) -> dict[str, float | list[float]]:
-    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
-    nats = {}
-    for _ in range(repeats):
+@app.command
+def work(side: str, artifact: Path, data: Path, documents: int) -> None:
+    """Score by each strategy that comes in by name, `ours` or `plain`; say what it took."""
+    if side == "ours":
+        set_up()
+    else:
+        torch.set_num_threads(num_threads())  # and the C library as it comes
+    _, loaded = open_artifact(artifact)
+    _, whole = open_documents(data, loaded)
+    sample = whole.take(range(documents))
+    texts = [
+        Text(*(torch.from_numpy(tokens.astype(np.int64))[None] for tokens in (track.inputs, track.targets)))
+        for track in sample.tracks()
+    ]
+    for line in sys.stdin:
+        case = CASES[line.strip()]
         start = time.perf_counter()
-        nats["ours"] = case.ours.score(loaded, documents, Means(), ALONE).total_nats
-        middle = time.perf_counter()
-        nats["plain"] = case.plain(loaded, texts)
-        seconds["ours"].append(middle - start)
-        seconds["plain"].append(time.perf_counter() - middle)
-    ours, plain = (statistics.median(seconds[side]) for side in ("ours", "plain"))
-    targets = documents.num_targets
+        nats = (
+            case.ours.score(loaded, sample, Means(), ALONE).total_nats if side == "ours" else case.plain(loaded, texts)
+        )
+        seconds = time.perf_counter() - start
+        print(json_module.dumps({"seconds": seconds, "nats": nats, "targets": sample.num_targets}), flush=True)
+
+
+class Worker:
+    """A process that scores when it is told; a context manager that ends it."""
+
+    def __init__(self, *words: str) -> None:
+        command = [sys.executable, __file__, "work", *words]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(self, case: str) -> dict[str, Any]:
+        """Score by a strategy; return seconds, nats and targets."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(case, file=self._process.stdin, flush=True)
+        return json_module.loads(self._process.stdout.readline())
+
+
+def _in_turns(case: str, ours: Worker, plain: Worker, repeats: int) -> dict[str, Any]:
+    pairs = [(ours.run(case), plain.run(case)) for _ in range(repeats)]
+    seconds, plain_seconds = ([answer["seconds"] for answer in side] for side in zip(*pairs, strict=True))
+    one, other = pairs[0]
     return {
-        "targets_per_second": targets / ours,
-        "plain_targets_per_second": targets / plain,
-        "speedup": plain / ours,
-        "difference": (nats["ours"] - nats["plain"]) / targets,
-        "seconds": seconds["ours"],
-        "plain_seconds": seconds["plain"],
+        "targets": one["targets"],
+        "targets_per_second": one["targets"] / statistics.median(seconds),
+        "plain_targets_per_second": one["targets"] / statistics.median(plain_seconds),
+        "speedup": statistics.median(b / a for a, b in zip(seconds, plain_seconds, strict=True)),
+        "difference": (one["nats"] - other["nats"]) / one["targets"],
+        "seconds": seconds,
+        "plain_seconds": plain_seconds,
     }
 
 

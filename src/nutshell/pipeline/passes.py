@@ -18,10 +18,10 @@ from torch import Tensor
 from nutshell.artifact.load import Loaded
 from nutshell.errors import UsageError
 from nutshell.files import sha256_bytes
-from nutshell.machine import num_threads
 from nutshell.model.probes.stopping import Loop, loops, pass_changes
 from nutshell.model.probes.trace import eager_twin
 from nutshell.pipeline import store
+from nutshell.pipeline.scoring import set_up
 from nutshell.predict.predictor import ModelPredictor
 from nutshell.score.frozen import score_documents
 from nutshell.score.means import BATCH_TOKENS, Means
@@ -106,7 +106,7 @@ def score_passes(
         RecipeError: the artifact's model cannot run the schedule, or one with another number of passes.
     """
     start = time.perf_counter()
-    torch.set_num_threads(num_threads())
+    set_up()
     content, trained = store.open_artifact(artifact)
     dataset, documents = store.open_documents(data_dir, trained)
     text = trained.schedule.text if schedule is None else schedule
