@@ -99,6 +99,18 @@ def test_ranks_pack_to_the_bytes_of_one_process(folder):
     assert (folder / "main/model.nut").read_bytes() == together
 
 
+@pytest.mark.parametrize("strategy", ["sliding,stride=8", "chunked_sgd,chunk_targets=2000", "document_adapters"])
+def test_ranks_score_what_one_process_scores(folder, alone, strategy):
+    if not (alone / "model.nut").exists():
+        run(folder, launcher(1), "pack", "alone", "--data", "data")
+    score = ["score", "alone/model.nut", "--data", "data", "--strategy", strategy, "--json"]
+    one, two = (json.loads(run(folder, launcher(ranks), *score).stdout) for ranks in (1, 2))
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    assert (two["tokens"], two["bytes"], two["documents"]) == (one["tokens"], one["bytes"], one["documents"])
+    # Gradients of SGD are summed in another order; else the same arithmetic, row by row.
+    assert two["total_nats"] == pytest.approx(one["total_nats"], rel=1e-6 if "sgd" in strategy else 1e-9)
+
+
 def test_a_killed_rank_ends_the_run_with_a_clear_line_and_a_checkpoint(folder):
     stopped = [*launcher(2), "train", "small.toml", "--data", "data", "--out", "stopped"]
     process = subprocess.Popen(

@@ -364,6 +364,74 @@ def test_passes_that_cannot_be_scored(run, trained, data):
     fails(run(*score, "--passes", "1-3", "--strategy", "sliding"), "drop --strategy and --budget", status=2)
 
 
+STRATEGIES = {
+    "sliding,stride=8": {"stride": 8},
+    "rolling,stride=8,mixture={}": {"stride": 8},
+    "chunked_sgd,chunk_targets=200,learner.lr=0.05": {"chunk_targets": 200},
+    "document_adapters,steps=[{targets = 8}]": {"steps": [{"targets": 8}]},
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_scores_by_strategy(run, trained, data, strategy):
+    own = json.loads(run("score", trained / "model.nut", "--data", data, "--json")[1])
+    status, out, _ = run("score", trained / "model.nut", "--data", data, "--strategy", strategy, "--json")
+    assert status == 0
+    found = json.loads(out)
+    how = found["strategy"]
+    assert how["kind"] == strategy.partition(",")[0]
+    assert {name: (how | how["settings"])[name] for name in STRATEGIES[strategy]} == STRATEGIES[strategy]
+    assert (found["tokens"], found["bytes"], found["coverage"]) == (own["tokens"], own["bytes"], 1.0)
+    assert found["bytes_per_token"] == own["bytes"] / own["tokens"]
+    assert found["bpb"] == pytest.approx(own["bpb"], rel=0.2)
+    assert found["bpb"] != own["bpb"]
+
+
+def test_a_budget_of_seconds_is_kept_or_refused(run, trained, data):
+    score = ("score", trained / "model.nut", "--data", data, "--strategy")
+    found = json.loads(run(*score, "chunked_sgd,chunk_targets=50", "--budget", "600s", "--json")[1])
+    assert (found["budget"]["seconds"], found["budget"]["kept"], found["coverage"]) == (600.0, True, 1.0)
+    assert found["budget"]["forecast_seconds"] > 0
+    fails(run(*score, "chunked_sgd,chunk_targets=50", "--budget", "0.001s"), "budget of 0.001 s: too small for one chunk of")
+    fails(run("score", trained / "model.nut", "--data", data, "--budget", "9s"), "needs a --strategy", status=2)
+
+
+def test_strategies_are_compared_in_a_table_and_a_drawing(run, trained, data, tmp_path):
+    compare = ("score", trained / "model.nut", "--data", data, "--compare", "disjoint", "sliding,stride=4")
+    drawing, stored = tmp_path / "strategies.svg", tmp_path / "strategies.json"
+    status, out, _ = run(*compare, "--plot", drawing)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines() if "disjoint" in line or "sliding" in line] == [
+        "disjoint",
+        "sliding,stride=4",
+    ]
+    assert ElementTree.parse(drawing).getroot().tag.endswith("svg")
+    assert run(*compare, "--out", stored)[0] == 0
+    first, second = read_json(stored)["rows"]
+    assert (first["strategy"], first["gain"]) == ("disjoint", 0.0)
+    assert second["gain"] == pytest.approx(1 - second["bpb"] / first["bpb"])
+
+
+def test_strategies_that_cannot_be_scored(run, trained, data, tmp_path):
+    score = ("score", trained / "model.nut", "--data", data)
+    fails(run(*score, "--strategy", "slidng"), "unknown kind 'slidng'")
+    fails(run(*score, "--strategy", "sliding,strid=4"), "strid")
+    fails(run(*score, "--strategy", "sliding,mixture.order=99"), "order 99")
+    fails(run(*score, "--strategy", "sliding", "--stride", 4), "--stride is a setting of the strategy here", status=2)
+    fails(run(*score, "--compare", "sliding", "--strategy", "sliding"), "--compare names all it scores by", status=2)
+    fails(run(*score, "--compare", "sliding", "sliding"), "names a strategy twice", status=2)
+    fails(run(*score, "--plot", tmp_path / "x.svg"), "--plot draws what --compare finds", status=2)
+
+
+@pytest.mark.parametrize("strategy", ["rolling", "sliding,mixture={}"])
+def test_a_score_by_a_strategy_that_cannot_be_proved_yet(run, trained, data, tmp_path, strategy):
+    claim = tmp_path / "claim.json"
+    artifact = trained / "model.nut"
+    assert run("score", artifact, "--data", data, "--strategy", strategy, "--out", claim)[0] == 0
+    outcome = run("prove", artifact, "--data", data, "--claim", claim)
+    fails(outcome, f"a score by '{strategy.partition(',')[0]}'")
+
+
 def test_a_schedule_that_the_artifact_cannot_run(run, trained, data):
     score = ("score", trained / "model.nut", "--data", data, "--schedule")
     fails(run(*score, "0-2"), "schedule '0-2' runs 3 blocks, the artifact has 2")
