@@ -44,7 +44,7 @@ from nutshell.score.rows import StepRule
 app = App(help=__doc__)
 STRIDE, STEP = 64, 32
 # Rates as found for the demo (docs/scoring-rules.md); sizes of chunks as the strategy's own and as published.
-SGD = SGDConfig(lr=0.1, momentum=0.0, epochs=1)
+SGD = SGDConfig(lr=0.05, momentum=0.0, epochs=1)
 PUBLISHED_SGD = SGDConfig(lr=0.002, momentum=0.9, epochs=3, batch_targets=65_536)
 CHUNK, PUBLISHED_CHUNK = 512, 32_768
 

@@ -6,7 +6,8 @@
 
 A table stands between two HTML comments. The techniques are those of the recipe's kind tables, one row a file, in the
 words of its docstring. The result is `results/demo.json`: a run's summary.json, and its run.json under `receipt`. The
-README's `--vocab` is that of the demo recipe.
+README's `--vocab` is that of the demo recipe. Strategies of scoring are those of `results/strategies.json`, which
+`nutshell score --compare` wrote, their speed that of `results/scoring.json`, by `benchmarks/scoring.py`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from nutshell.files import read_json, write_bytes, write_json
 from nutshell.model.config import ModelConfig
 from nutshell.recipe import resolve
 from nutshell.report.stored import Receipt, Score, Summary
+from nutshell.report.strategy_tables import Strategies
 from nutshell.units import format_seconds
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +110,49 @@ def results_table(path: Path) -> str:
     )
 
 
+def strategies_table(path: Path) -> str:
+    """Tabulate strategies of scoring beside one another, gains over the first of them."""
+    if not path.exists():
+        return NO_RESULT
+    found = msgspec.convert(read_json(path), Strategies)
+    header = ("Strategy", "Bits per byte", "Saved", "Scoring", "Tokens/s")
+    rows = [
+        (
+            f"`{row.strategy}`",
+            f"{row.bpb:.5f}",
+            f"{row.gain:.2%}" if place else "-",
+            format_seconds(row.scoring_seconds),
+            f"{row.tokens_per_second:,.0f}",
+        )
+        for place, row in enumerate(found.rows)
+    ]
+    return (
+        f"{found.documents} documents, {found.tokens:,} tokens, {found.bytes:,} bytes; {found.processor}, "
+        f"{found.threads} threads.\n\n{_table(header, rows)}"
+    )
+
+
+def speed_table(path: Path) -> str:
+    """Tabulate how fast strategies score, beside plain loops."""
+    if not path.exists():
+        return NO_RESULT
+    stored = read_json(path)
+    header = ("Strategy", "Targets/s", "Plain loop", "Ratio", "Difference, nats a token")
+    rows = [
+        (
+            row["strategy"],
+            f"{row['targets_per_second']:,.0f}",
+            f"{row['plain_targets_per_second']:,.0f}",
+            f"{row['speedup']:.2f}",
+            f"{row['difference']:.1e}",
+        )
+        for row in stored["rows"]
+    ]
+    text = f"{stored['documents']} documents, {stored['targets']:,} targets"
+    machine = f"{stored['processor']}, {stored['threads']} threads, medians of {stored['repeats']}"
+    return f"{text}; {machine}.\n\n{_table(header, rows)}"
+
+
 def store(run_dir: Path, path: Path) -> None:
     """Copy what a finished run says of itself into one file.
 
@@ -158,10 +203,16 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def current(root: Path) -> Mapping[Path, str]:
     """Make every document that has something made in it, as it should be now."""
     readme, techniques = root / "README.md", root / "docs" / "techniques" / "README.md"
+    scoring, results = root / "docs" / "scoring-rules.md", root / "results"
     vocab_size = resolve("demo").recipe.model.vocab_size
     text = re.sub(r"--vocab \d+", f"--vocab {vocab_size}", readme.read_text(encoding="utf-8"))
     return {
-        readme: filled(text, "results", results_table(root / "results" / "demo.json")),
+        readme: filled(text, "results", results_table(results / "demo.json")),
+        scoring: filled(
+            filled(scoring.read_text(encoding="utf-8"), "strategies", strategies_table(results / "strategies.json")),
+            "speed",
+            speed_table(results / "scoring.json"),
+        ),
         techniques: filled(techniques.read_text(encoding="utf-8"), "techniques", techniques_table()),
     }
 

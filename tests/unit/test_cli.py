@@ -392,7 +392,10 @@ def test_a_budget_of_seconds_is_kept_or_refused(run, trained, data):
     found = json.loads(run(*score, "chunked_sgd,chunk_targets=50", "--budget", "600s", "--json")[1])
     assert (found["budget"]["seconds"], found["budget"]["kept"], found["coverage"]) == (600.0, True, 1.0)
     assert found["budget"]["forecast_seconds"] > 0
-    fails(run(*score, "chunked_sgd,chunk_targets=50", "--budget", "0.001s"), "budget of 0.001 s: too small for one chunk of")
+    fails(
+        run(*score, "chunked_sgd,chunk_targets=50", "--budget", "0.001s"),
+        "budget of 0.001 s: too small for one chunk of",
+    )
     fails(run("score", trained / "model.nut", "--data", data, "--budget", "9s"), "needs a --strategy", status=2)
 
 

@@ -105,7 +105,7 @@ class ChunkedSGD(Windowed, frozen=True, kw_only=True, tag="chunked_sgd"):
 
     stride: int | None = None
     chunk_targets: int = 512
-    learner: SGDConfig = SGDConfig(lr=0.1, momentum=0.0, epochs=1)
+    learner: SGDConfig = SGDConfig(lr=0.05, momentum=0.0, epochs=1)
 
     def __post_init__(self) -> None:
         if self.chunk_targets < 1:
