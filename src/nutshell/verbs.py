@@ -60,6 +60,7 @@ from nutshell.report.terminal import Terminal
 from nutshell.score.config import ProveConfig
 from nutshell.score.predictor import Progress
 from nutshell.train.clock import Laps
+from nutshell.units import format_seconds
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
@@ -241,9 +242,23 @@ def score(
         if stride is not None:
             raise UsageError("score: --stride is a setting of the strategy here, as in --strategy sliding,stride=64")
         chosen, seconds = read_strategy(strategy), None if budget is None else budget.total_seconds()
+
+        def forecast(whole: float) -> None:
+            fits = seconds is not None and whole <= seconds
+            says = "which fits" if fits else "which does not fit: scoring goes as far as it can"
+            terminal.note(
+                f"score: the whole text looks to take {format_seconds(whole)}, {says}", "" if fits else "unsure"
+            )
+
         with terminal.stage("score", unit="tokens read") as advance:
             result = score_by_strategy(
-                artifact, data, chosen, schedule=schedule, budget_seconds=seconds, progress=advance
+                artifact,
+                data,
+                chosen,
+                schedule=schedule,
+                budget_seconds=seconds,
+                forecast=forecast,
+                progress=advance,
             )
     _deliver(result, score_view, out, terminal)
 

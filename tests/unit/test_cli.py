@@ -390,6 +390,8 @@ def test_scores_by_strategy(run, trained, data, strategy):
 def test_a_budget_of_seconds_is_kept_or_refused(run, trained, data):
     score = ("score", trained / "model.nut", "--data", data, "--strategy")
     found = json.loads(run(*score, "chunked_sgd,chunk_targets=50", "--budget", "600s", "--json")[1])
+    said = run(*score, "chunked_sgd,chunk_targets=50", "--budget", "600s")[2]
+    assert any(line.startswith("score: the whole text looks to take") and "which fits" in line for line in said)
     assert (found["budget"]["seconds"], found["budget"]["kept"], found["coverage"]) == (600.0, True, 1.0)
     assert found["budget"]["forecast_seconds"] > 0
     fails(

@@ -95,19 +95,20 @@ def score_by_strategy(
     *,
     schedule: str | None = None,
     budget_seconds: float | None = None,
+    forecast: Callable[[float], None] | None = None,
     stage: str = "score",
     progress: Progress,
 ) -> dict[str, Any]:
     """Score the validation text by one strategy, on all ranks together, in a limit of time if one is given.
 
-    The limit counts from here: loading the artifact and the text is in it. Ranks that score several times meet for each
-    at a `stage` of its own.
+    The limit counts from here: loading the artifact and the text is in it. `forecast` is told, after the first chunk,
+    what the whole text would take. Ranks that score several times meet for each at a `stage` of its own.
 
     Raises:
         RecipeError: the model cannot run the schedule or the strategy.
         BudgetError: there is not the time for one chunk.
     """
-    budget = None if budget_seconds is None else Budget(budget_seconds)
+    budget = None if budget_seconds is None else Budget(budget_seconds, tell=forecast)
     start = time.perf_counter()
     set_up()
     content, trained = store.open_artifact(artifact)

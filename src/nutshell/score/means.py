@@ -52,17 +52,24 @@ class Budget:
 
     A further chunk is taken to last as long as the longest so far.
 
+    Args:
+        seconds: The limit.
+        clock: What time it is, in seconds.
+        tell: Told the forecast as soon as there is one.
+
     Attributes:
         seconds: The limit.
         forecast_seconds: What the whole text would take, as it looked after the first chunk; None before.
     """
 
-    def __init__(self, seconds: float, clock: Clock = time.perf_counter) -> None:
+    def __init__(
+        self, seconds: float, clock: Clock = time.perf_counter, tell: Callable[[float], None] | None = None
+    ) -> None:
         if not seconds > 0:
             raise BudgetError(f"budget of {seconds:g} s: give a number of seconds above 0")
         self.seconds = seconds
         self.forecast_seconds: float | None = None
-        self._clock = clock
+        self._clock, self._tell = clock, tell
         self._started = self._last = clock()
         self._longest = 0.0
 
@@ -86,6 +93,8 @@ class Budget:
                     f"budget of {self.seconds:g} s: too small for one chunk of {done} targets, which ended after "
                     f"{spent:.1f} s; the whole text would take about {self.forecast_seconds:.0f} s"
                 )
+            if self._tell:
+                self._tell(self.forecast_seconds)
         return spent + self._longest <= self.seconds
 
 

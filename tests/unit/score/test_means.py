@@ -13,13 +13,15 @@ class Clock:
 
 
 def test_a_budget_allows_what_the_longest_chunk_so_far_leaves_time_for():
-    budget = Budget(100, Clock(0, 10, 40, 50, 70.5))  # made, loaded, and after each of three chunks
+    told = []
+    clock = Clock(0, 10, 40, 50, 70.5)  # made, loaded, and after each of three chunks
+    budget = Budget(100, clock, told.append)
     budget.begin()
     assert budget.allows_more(5, 50, Alone())
     assert budget.forecast_seconds == 40 + 30 * 45 / 5
     assert budget.allows_more(10, 50, Alone())
     assert not budget.allows_more(15, 50, Alone()), "another 30 s would end at 100.5"
-    assert budget.forecast_seconds == 310
+    assert told == [budget.forecast_seconds] == [310]
 
 
 def test_a_budget_that_the_first_chunk_uses_up_says_what_it_would_have_taken():
