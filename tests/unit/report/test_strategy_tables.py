@@ -43,8 +43,14 @@ def test_a_table_of_strategies_has_gains_over_the_first_and_seconds_of_scoring_a
 def test_the_drawing_names_every_strategy_and_is_the_same_for_the_same_rows():
     svg = strategies_chart(RESULT, width=400, height=300)
     root = ET.fromstring(svg)  # made here
-    words = "".join(root.itertext())
-    assert "sliding,stride=8" in words
-    assert "disjoint" in words
+    words = " ".join(" ".join(root.itertext()).split())
+    assert "1 disjoint 2 sliding,stride=8" in words
     assert "seconds of scoring" in words
     assert strategies_chart(RESULT, width=400, height=300) == svg
+
+
+def test_a_long_name_leaves_room_for_the_drawing(recwarn):
+    row = {**RESULT["rows"][0], "strategy": "chunked_sgd," + "learner.lr=0.05," * 20}
+    svg = strategies_chart({**RESULT, "rows": [row]}, width=400, height=300)
+    assert row["strategy"][:110] + " ..." in svg
+    assert not recwarn.list
