@@ -7,7 +7,8 @@ The plain loops are what the published evaluators do, at batch one and eager: a 
 every position; for SGD besides a backward for each sequence of a chunk; for adapters a second forward to learn from.
 They share the model's layers and the formulas, and nothing of `score` or `predict`. Both sides score the first
 documents of the validation text, in turns, each in a process of its own that waits while the other computes; the ratio
-is the median of those within a turn.
+is the median of those within a turn. The roofline is how many tokens a second the matrix products of a forward alone
+would read, in fp32, with logits at every position: no disjoint windows can be faster.
 """
 
 import copy
@@ -38,11 +39,12 @@ from nutshell.pipeline.strategies import AdaptedDocuments, ChunkedSGD, Disjoint,
 from nutshell.predict.adapters import AdapterConfig, adapted_shapes
 from nutshell.predict.sgd import SGDConfig
 from nutshell.ranks import ALONE
-from nutshell.score.means import Means
+from nutshell.score.means import BATCH_TOKENS, Means
 from nutshell.score.rows import StepRule
 
 app = App(help=__doc__)
 STRIDE, STEP = 64, 32
+ROOFLINE_REPEATS = 50
 # Rates as found for the demo (docs/scoring-rules.md); sizes of chunks as the strategy's own and as published.
 SGD = SGDConfig(lr=0.05, momentum=0.0, epochs=1)
 PUBLISHED_SGD = SGDConfig(lr=0.002, momentum=0.9, epochs=3, batch_targets=65_536)
@@ -79,7 +81,10 @@ def main(
                 f"{row['plain_targets_per_second']:7,.0f}; {row['difference']:+.1e} nats a token",
                 flush=True,
             )
+    roofline = _roofline(artifact)
+    print(f"{'matrix products alone':<34} {roofline:8,.0f} tokens/s")
     report = {
+        "roofline_tokens_per_second": roofline,
         "processor": processor(),
         "threads": num_threads(),
         "versions": versions(),
@@ -153,6 +158,21 @@ def _in_turns(case: str, ours: Worker, plain: Worker, repeats: int) -> dict[str,
         "seconds": seconds,
         "plain_seconds": plain_seconds,
     }
+
+
+def _roofline(artifact: Path) -> float:
+    """Time every matrix product of a forward of a batch, back to back; give tokens/s."""
+    set_up()
+    _, loaded = open_artifact(artifact)
+    shapes = adapted_shapes(loaded.model, loaded.schedule, ()).values()
+    pairs = [(torch.randn(BATCH_TOKENS, columns), torch.randn(rows, columns)) for columns, rows in shapes]
+    seconds = []
+    for _ in range(ROOFLINE_REPEATS):
+        start = time.perf_counter()
+        for x, weight in pairs:
+            F.linear(x, weight)
+        seconds.append(time.perf_counter() - start)
+    return BATCH_TOKENS / statistics.median(seconds)
 
 
 def _forward(loaded: Loaded, model: Any, inputs: Tensor, adapters: Adapters | None = None) -> Tensor:
