@@ -150,7 +150,8 @@ def speed_table(path: Path) -> str:
     ]
     text = f"{stored['documents']} documents, {stored['targets']:,} targets"
     machine = f"{stored['processor']}, {stored['threads']} threads, medians of {stored['repeats']}"
-    return f"{text}; {machine}.\n\n{_table(header, rows)}"
+    roofline = f"Matrix products alone would read {stored['roofline_tokens_per_second']:,.0f} tokens/s"
+    return f"{text}; {machine}. {roofline}.\n\n{_table(header, rows)}"
 
 
 def store(run_dir: Path, path: Path) -> None:
