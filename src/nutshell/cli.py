@@ -32,6 +32,7 @@ VERBS = {
 }
 DATA_VERBS = {
     "build": "Turn text into a data set: documents, split, tokenizer, shards.",
+    "verify": "Check what must hold of a data set before a score on it means anything.",
     "fetch": "Fetch a published export of FineWeb from the Hugging Face hub.",
 }
 
@@ -44,7 +45,7 @@ app = App(
 for verb, summary in VERBS.items():
     module = "listing" if verb == "recipes" else "verbs"
     app.command(f"nutshell.{module}:{verb}", name=verb, help=summary)
-data_app = App(name="data", help="Build data sets, or fetch them.")
+data_app = App(name="data", help="Build data sets, fetch them, check them.")
 for verb, summary in DATA_VERBS.items():
     module = "fetching" if verb == "fetch" else "verbs"
     data_app.command(f"nutshell.{module}:data_{verb}", name=verb, help=summary)

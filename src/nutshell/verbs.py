@@ -15,7 +15,8 @@ from nutshell.data.bundled import BundledCorpus
 from nutshell.data.corpus import BuildConfig
 from nutshell.data.dataset import Dataset
 from nutshell.data.documents import TextFiles
-from nutshell.errors import ProofError, RunError, UsageError
+from nutshell.data.verify import verify
+from nutshell.errors import DataError, ProofError, RunError, UsageError
 from nutshell.files import write_bytes, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.compare import OVERHEAD, FlopsCost, LayerCost, StepCost, compare
@@ -50,6 +51,7 @@ from nutshell.report.stored import Description
 from nutshell.report.strategy_tables import strategies_chart, strategies_view
 from nutshell.report.tables import (
     View,
+    checks_view,
     ledger_view,
     manifest_view,
     proof_view,
@@ -470,6 +472,26 @@ def data_build(*text: Path, vocab: int, out: Path, val_frac: float = 0.05, json:
     config = BuildConfig(vocab_size=vocab, val_frac=val_frac)
     dataset = build_data(TextFiles(text), out, config, terminal=terminal)
     terminal.result(msgspec.to_builtins(dataset.manifest), manifest_view)
+
+
+def data_verify(folder: Path, *, out: Path | None = None, json: Json = False) -> None:
+    """Check what must hold of a data set before a score on it means anything; status 1 if something does not.
+
+    Shards and hashes, counts and bytes, whether texts survive the tokenizer, and whether a validation document is in
+    the training text: exactly, or but for case, spaces and forms of characters.
+
+    Args:
+        folder: the data set.
+        out: write the checks to this file instead of printing them.
+        json: print the checks as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    dataset = Dataset.open(folder)
+    with terminal.stage("verify", unit="checks") as advance:
+        checks = verify(dataset, progress=advance)
+    _deliver({"digest": dataset.digest, "checks": msgspec.to_builtins(checks)}, checks_view, out, terminal)
+    if failed := [check.name for check in checks if check.verdict == "failed"]:
+        raise DataError(f"{folder}: {len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
 
 
 def _check_proof(artifact: Path, bitstream: Path, making: list[str], terminal: Terminal) -> None:

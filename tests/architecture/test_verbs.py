@@ -21,6 +21,7 @@ SURFACE = {
     "describe": ("recipe", "against step-ms overhead diagram set json"),
     "doctor": ("", "recipe set json"),
     "data build": ("vocab out", "TEXT val-frac json"),
+    "data verify": ("folder", "out json"),
     "data fetch": ("export out", "train-shards revision repo allow-shared json"),
 }
 

@@ -323,6 +323,21 @@ def test_a_probe_that_cannot_be_made(run, trained, data, tmp_path):
     fails(run("probe", trained / "model.nut", "--data", tmp_path / "nowhere"), "no such folder")
 
 
+def test_a_data_set_is_checked(run, data, tmp_path):
+    status, out, _ = run("data", "verify", data, "--json")
+    assert status == 0
+    assert {check["verdict"] for check in json.loads(out)["checks"]} == {"passed"}
+    altered = shutil.copytree(data, tmp_path / "altered")
+    shard = next(altered.glob("*_val_*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[-2] ^= 1
+    shard.write_bytes(content)
+    outcome = run("data", "verify", altered)
+    fails(outcome, "checks failed: hashes")
+    assert shard.name in outcome[1]
+    fails(run("data", "verify", tmp_path / "nowhere"), "no such folder")
+
+
 LONGER = "0 (1)x3"
 
 

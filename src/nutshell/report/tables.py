@@ -145,6 +145,16 @@ def manifest_view(manifest: Mapping[str, Any]) -> RenderableType:
     return table
 
 
+def checks_view(found: Mapping[str, Any]) -> RenderableType:
+    """What was checked, and what was seen."""
+    styles = {"passed": "good", "failed": "bad"}
+    table = new_table("check", "verdict", "seen", words=["verdict", "seen"])
+    for check in found["checks"]:
+        verdict = safe_text(check["verdict"], styles.get(check["verdict"], "unsure"))
+        table.add_row(check["name"], verdict, safe_text(check["evidence"]))
+    return table
+
+
 def _role_table(packed: Ledger) -> RenderableType:
     """What every role got, and what it cost."""
     table = new_table(
