@@ -16,7 +16,7 @@ from nutshell.errors import DataError
 from published import original_bytes, shard_bytes, small_export, stream
 from text_samples import ListSource, chapters, foreign_model, small_tokenizer
 
-REPO, FOLDER, MODEL = EXPORTS["sp1024"]
+REPO, FOLDER, MODEL, _ = EXPORTS["sp1024"]
 
 
 @pytest.fixture(autouse=True)
