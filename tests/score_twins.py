@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from nutshell.score.online import WindowReader
+from nutshell.score.prove import CoderHere
 from nutshell.score.text import Documents
+from nutshell.score.windows import WindowPlan
 
 BOS = 256
 VOCAB_SIZE = 257
@@ -21,6 +24,16 @@ class ByteTokenizer:
 def documents_of(*texts: bytes) -> Documents:
     tokens = [np.frombuffer(text, np.uint8).astype(np.uint16) for text in texts]
     return Documents.of_text(tokens, ByteTokenizer(), sum(map(len, texts)))
+
+
+def coder_of(model) -> CoderHere:
+    """Code with the windows that a layout's strategy says, always by the same model."""
+
+    def predictor_of(layout):
+        plan = WindowPlan(context=layout.strategy.context, stride=layout.strategy.stride)
+        return WindowReader(model, plan, layout.bos_id)
+
+    return CoderHere(predictor_of)
 
 
 class Twin:

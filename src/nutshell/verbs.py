@@ -26,15 +26,9 @@ from nutshell.pipeline.explain import explain as explain_run
 from nutshell.pipeline.packing import pack_run, packing_ranks
 from nutshell.pipeline.passes import read_passes, score_passes
 from nutshell.pipeline.probing import probe_artifact
+from nutshell.pipeline.proving import Journal, check_proof, prove_artifact
 from nutshell.pipeline.run import build_data, run_all, train_run
-from nutshell.pipeline.scoring import (
-    check_proof,
-    compare_strategies,
-    prove_artifact,
-    sample_text,
-    score_artifact,
-    score_by_strategy,
-)
+from nutshell.pipeline.scoring import compare_strategies, sample_text, score_artifact, score_by_strategy
 from nutshell.pipeline.strategies import read_strategy
 from nutshell.pipeline.training import Training
 from nutshell.ranks import rank_here
@@ -299,6 +293,8 @@ def prove(
     data: Path | None = None,
     docs: int | None = None,
     max_tokens: int | None = None,
+    all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    strategy: str | None = None,
     claim: Path | None = None,
     out: Path | None = None,
     check: Path | None = None,
@@ -306,36 +302,59 @@ def prove(
 ) -> None:
     """Compress documents with the artifact and decompress them; their code length must be what the score claims.
 
-    With --check, decode a proof that was made before; no text is needed.
+    With --check, decode a proof that was made before; no text is needed. A proof with --out that was interrupted goes
+    on where it was, if it is asked for again.
 
     Args:
         artifact: the .nut file.
         data: data set with the artifact's tokenizer.
         docs: documents to prove, chosen by hash; 8 unless given.
         max_tokens: most tokens in all, 50000 unless given; documents that do not fit are passed over.
-        claim: score to prove, as written by `nutshell score --out`; the sample is scored here unless given.
+        all_: prove every document.
+        strategy: score them by it first, as in `nutshell score --strategy`; by the artifact's own windows unless given.
+        claim: score to prove, as written by `nutshell score --out`, instead of scoring here.
         out: write the bitstream to this file, and the receipt beside it as .json.
         check: decode this bitstream, by the receipt beside it, instead of making one.
         json: print the receipt, or what was checked, as JSON.
     """
     terminal = Terminal(as_json=json)
     if check is not None:
-        making = {"--data": data, "--docs": docs, "--max-tokens": max_tokens, "--claim": claim, "--out": out}
+        making = {
+            "--data": data,
+            "--docs": docs,
+            "--max-tokens": max_tokens,
+            "--all": all_ or None,
+            "--strategy": strategy,
+            "--claim": claim,
+            "--out": out,
+        }
         _check_proof(artifact, check, [name for name, value in making.items() if value is not None], terminal)
         return
     if data is None:
         raise UsageError("prove: give --data to make a proof, or --check to decode one")
+    if all_ and (docs is not None or max_tokens is not None):
+        raise UsageError("prove: --all is every document; drop --docs and --max-tokens")
+    if strategy is not None and claim is not None:
+        raise UsageError("prove: --claim says by which strategy it was made; drop --strategy")
     receipt_path = store.receipt_beside(out) if out else None
     sample = {
         "documents": PROVED_DOCUMENTS if docs is None else docs,
         "max_tokens": PROVED_TOKENS if max_tokens is None else max_tokens,
     }
-    config = decode(sample, ProveConfig, where="prove")
-    claimed = store.read_stage(claim, remedy="score the artifact first") if claim else None
+    journal = out.with_suffix(".part") if out else None
     with terminal.stage("prove", unit="tokens") as advance:
-        bitstream, receipt = prove_artifact(artifact, data, config, claim=claimed, progress=advance)
-    if out:
+        bitstream, receipt = prove_artifact(
+            artifact,
+            data,
+            None if all_ else decode(sample, ProveConfig, where="prove"),
+            strategy=read_strategy(strategy) if strategy else None,
+            claim=store.read_stage(claim, remedy="score the artifact first") if claim else None,
+            journal_dir=journal,
+            progress=advance,
+        )
+    if out and journal:
         write_bytes(out, bitstream)
+        Journal.discard(journal)
     _deliver(receipt, proof_view, receipt_path, terminal)
     if not receipt["ok"]:
         raise ProofError(f"{artifact}: the score is not proved: {receipt['reason']}")
@@ -499,7 +518,9 @@ def _check_proof(artifact: Path, bitstream: Path, making: list[str], terminal: T
     if making:
         raise UsageError(f"prove: --check decodes a proof that is there, and {making[0]} is for making one; drop one")
     with terminal.stage("check", unit="tokens") as advance:
-        checked = check_proof(artifact, bitstream, progress=advance)
+        checked = check_proof(
+            artifact, bitstream, note=lambda text: terminal.note(f"prove: {text}", "unsure"), progress=advance
+        )
     terminal.result(checked, proof_view)
 
 

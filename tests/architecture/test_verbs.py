@@ -13,7 +13,7 @@ SURFACE = {
     "train": ("recipe data", "out seed resume profile set json"),
     "pack": ("run", "budget-bytes data explain json"),
     "score": ("artifact data", "stride schedule strategy budget passes compare plot out json"),
-    "prove": ("artifact", "data docs max-tokens claim out check json"),
+    "prove": ("artifact", "data docs max-tokens all strategy claim out check json"),
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "probe": ("artifact data", "schedule jacobian-steps early-stop weights json"),
     "report": ("run", ""),

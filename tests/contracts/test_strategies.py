@@ -13,15 +13,18 @@ import torch
 
 from models import BOS, VOCAB, build_model, model_config
 from nutshell.artifact.load import Loaded
-from nutshell.errors import BudgetError, DataError, RecipeError
-from nutshell.pipeline.strategies import read_strategy
+from nutshell.errors import BudgetError, DataError, LegalityError, RecipeError
+from nutshell.pipeline.coding import online_predictor
+from nutshell.pipeline.strategies import as_scored, read_strategy
 from nutshell.predict.predictor import ModelPredictor
 from nutshell.ranks import ALONE
 from nutshell.score.chunks import score_in_chunks
+from nutshell.score.layout import Layout, Shape
 from nutshell.score.ledger import Strategy
 from nutshell.score.means import Budget, Means
 from nutshell.score.rows import RowPlan, StepRule, score_in_rows
 from nutshell.score.text import Documents
+from nutshell.score.walk import decode, encode
 from nutshell.score.windows import WindowPlan
 from teams import score_together
 
@@ -155,6 +158,71 @@ def test_at_rate_zero_a_learner_is_the_frozen_model(name, loaded):
 
 def test_a_stride_of_the_whole_context_is_disjoint_windows_to_the_bit(loaded):
     assert score("sliding,stride=12", loaded).document_nats == score("disjoint", loaded).document_nats
+
+
+class Listening:
+    """Adds up what an online predictor gives the tokens that it is then told."""
+
+    def __init__(self, predictor):
+        self.predictor, self.vocab_size, self.in_order = predictor, predictor.vocab_size, predictor.in_order
+        self.nats = []  # of each row and step
+
+    def begin(self, rows):
+        self.predictor.begin(rows)
+
+    def predict(self):
+        self.log_probs = np.asarray(self.predictor.predict(), np.float64)
+        assert np.abs(np.log(np.exp(self.log_probs).sum(axis=1))).max() < 1e-5
+        return self.log_probs
+
+    def tell(self, tokens):
+        self.nats.append(-self.log_probs[np.arange(len(tokens)), tokens])
+        self.predictor.tell(tokens)
+
+    def keep(self, rows):
+        self.predictor.keep(rows)
+
+
+PROVABLE = [case for case in STRATEGIES.values() if "unit=stream" not in case.text and "phases" not in case.text]
+
+
+@pytest.mark.parametrize("case", PROVABLE, ids=lambda case: case.text)
+def test_a_decoder_predicts_what_was_claimed_for_every_document_and_can_read_it_back(case, loaded):
+    claimed = score(case.text, loaded)
+    strategy = as_scored(claimed.strategy)
+    shape = Shape(in_order=strategy.online(loaded, 1).in_order, rows=3, piece_tokens=100)
+    documents = shape.arrange(DOCUMENTS)
+    layout = Layout.of(documents, claimed.strategy, shape)
+    nats = dict.fromkeys(DOCUMENTS.ids, 0.0)
+    for piece in layout.batches():
+        own = {place: documents.tokens[place] for batch in piece for place in batch}
+        encoding = Listening(online_predictor(loaded, layout))
+        bits = encode(encoding, layout, piece, own)
+        decoding = Listening(online_predictor(loaded, layout))
+        decoded = decode(decoding, layout, piece, bits)
+        assert decoded.fault == ""
+        assert all(np.array_equal(decoded.tokens[place], own[place]) for place in own)
+        assert all(np.array_equal(*pair) for pair in zip(encoding.nats, decoding.nats, strict=True))
+        rows = iter(encoding.nats)
+        for batch in piece:
+            for position in range(max(len(own[place]) for place in batch) + 1):
+                for place, value in zip([p for p in batch if position <= len(own[p])], next(rows), strict=True):
+                    nats[documents.ids[place]] += value
+    assert list(nats.values()) == pytest.approx(claimed.document_nats, rel=3e-6)
+
+
+def test_what_no_decoder_can_follow_is_refused(loaded):
+    for text, message in [
+        ("sliding,unit=stream", "only one by document can"),
+        ("document_adapters,steps=[{targets = 4}],learner.keep_a=true", "phases or keep_a cannot be proved"),
+        (
+            "document_adapters,steps=[{targets = 4}],phases={number = 3, learner = {lr = 0.1}}",
+            "phases or keep_a cannot be proved",
+        ),
+        ("document_adapters,steps=[{targets = 2, up_to = 9}, {targets = 4}]", "steps that go by the length"),
+    ]:
+        with pytest.raises(LegalityError, match=message):
+            read_strategy(text).online(loaded, 100)
 
 
 @pytest.mark.parametrize("text", [case.text for case in STRATEGIES.values() if "_targets" in case.text])

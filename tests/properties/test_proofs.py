@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nutshell.score.frozen import score_documents
+from nutshell.score.layout import Shape
 from nutshell.score.prove import prove, verify
 from nutshell.score.windows import WindowPlan
-from score_twins import ByteTokenizer, Order2, documents_of
+from score_twins import ByteTokenizer, Order2, coder_of, documents_of
 
 texts = st.lists(st.text("ab ", max_size=40).map(str.encode), min_size=1, max_size=6).filter(any)
 
@@ -21,16 +22,15 @@ def plans(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(texts, plans(), st.integers(1, 4), st.integers(1, 60))
-def test_any_score_by_document_can_be_proved(texts, plan, rows, batch_tokens):
+@given(texts, plans(), st.integers(1, 4), st.integers(1, 40), st.integers(1, 60))
+def test_any_score_by_document_can_be_proved(texts, plan, rows, piece_tokens, batch_tokens):
     documents = documents_of(*texts)
     score = score_documents(Order2(context=12), documents, plan, batch_tokens=batch_tokens)
-    proof = prove(Order2(context=12), documents, score, environment={}, rows=rows)
+    coder, shape = coder_of(Order2(context=12)), Shape(rows=rows, piece_tokens=piece_tokens)
+    proof = prove(coder, documents, score, environment={}, shape=shape)
     assert proof.receipt.ok, proof.receipt.reason
-    decoded = verify(Order2(context=12), ByteTokenizer(), proof, environment={})
-    assert {i: bytes(d.tolist()) for i, d in zip(proof.receipt.layout.document_ids, decoded, strict=True)} == dict(
-        enumerate(texts)
-    )
+    decoded = verify(coder, ByteTokenizer(), proof, environment={})
+    assert {document: bytes(tokens.tolist()) for document, tokens in decoded.items()} == dict(enumerate(texts))
 
 
 @settings(max_examples=40, deadline=None)

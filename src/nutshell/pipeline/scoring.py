@@ -1,7 +1,7 @@
-"""The scoring stages: artifact bytes to a score, a proof of it, or text. None of them has met the trainer."""
+"""The scoring stages: artifact bytes to a score, or to text. None of them has met the trainer."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from nutshell.data.dataset import Dataset
 from nutshell.data.exports import ROW
-from nutshell.errors import ArtifactError, ProofError, RunError, UsageError
+from nutshell.errors import UsageError
 from nutshell.files import sha256_bytes
 from nutshell.machine import num_threads, processor, versions
 from nutshell.memory import keep_freed_memory
@@ -20,22 +20,13 @@ from nutshell.pipeline.strategies import StrategyConfig, read_strategy
 from nutshell.predict.predictor import ModelPredictor, ModelStepper
 from nutshell.ranks import joined_ranks
 from nutshell.score.compressors import compress_all
-from nutshell.score.config import ProveConfig
-from nutshell.score.frozen import score_documents, score_every_way
+from nutshell.score.frozen import score_every_way
 from nutshell.score.generate import generate
 from nutshell.score.ledger import Score
 from nutshell.score.means import Budget, Means
 from nutshell.score.predictor import Progress
-from nutshell.score.prove import Proof, prove, verify
 from nutshell.score.text import Documents
 from nutshell.score.windows import WindowPlan
-
-# What a check has found to be as the receipt says.
-CHECKED = (
-    *("ok", "documents", "tokens", "bytes", "claimed_bits", "coded_bits"),
-    *("text_sha256", "bitstream_sha256", "artifact_sha256"),
-)
-
 
 # What a table of strategies has of each, and what is the same for all of them.
 COMPARED = ("bpb", "nats_per_token", "tokens_per_second", "seconds", "loading_seconds")
@@ -192,58 +183,6 @@ def _kept(budget: Budget | None, seconds: float) -> dict[str, Any] | None:
     return {"seconds": budget.seconds, "forecast_seconds": forecast, "kept": seconds <= budget.seconds}
 
 
-def prove_artifact(
-    artifact: Path, data_dir: Path, config: ProveConfig, *, claim: Mapping[str, Any] | None, progress: Progress
-) -> tuple[bytes, dict[str, Any]]:
-    """Encode a sample of documents with the artifact, decode it again, and compare with what the score claims.
-
-    `claim` is the result of `score_artifact`; without it, the sample is scored here. Returns bitstream and receipt.
-    """
-    start = time.perf_counter()
-    set_up()
-    content, loaded = store.open_artifact(artifact)
-    _, documents = store.open_documents(data_dir, loaded)
-    sample = documents.sample(num_documents=config.documents, max_tokens=config.max_tokens)
-    if claim is None:
-        plan = WindowPlan(context=loaded.context, stride=loaded.stride)
-        score = score_documents(ModelPredictor(loaded), sample, plan)
-    elif claim.get("artifact_sha256") != sha256_bytes(content):
-        raise ArtifactError(f"{artifact}: the score to prove is that of another artifact; score this one first")
-    elif (ran := claim.get("schedule", loaded.schedule.text)) != loaded.schedule.text:
-        raise ArtifactError(
-            f"{artifact}: the score to prove ran '{ran}', the artifact runs '{loaded.schedule.text}'; "
-            "score it without --schedule first"
-        )
-    else:
-        try:
-            score = msgspec.convert(claim, Score)
-        except msgspec.ValidationError as error:
-            raise RunError(f"the claim is not what `nutshell score --out` writes ({error})") from error
-    bitstream, receipt = prove(ModelStepper(loaded), sample, score, environment=_environment(), progress=progress)
-    facts = {"artifact_sha256": sha256_bytes(content), "seconds": time.perf_counter() - start}
-    return bitstream, {**msgspec.to_builtins(receipt), **facts}
-
-
-def check_proof(artifact: Path, bitstream: Path, *, progress: Progress) -> dict[str, Any]:
-    """Decode a stored proof with the artifact alone, where no text is; return what it proves.
-
-    Raises:
-        ProofError: there is no proof, or it does not hold; the message says why.
-    """
-    start = time.perf_counter()
-    set_up()
-    bits, receipt = store.read_proof(bitstream)
-    content, loaded = store.open_artifact(artifact)
-    if receipt.artifact_sha256 != sha256_bytes(content):
-        raise ProofError(f"{bitstream}: a proof of another artifact than {artifact}")
-    proof = Proof(bits, receipt)
-    try:
-        verify(ModelStepper(loaded), loaded.tokenizer, proof, environment=_environment(), progress=progress)
-    except ProofError as error:
-        raise ProofError(f"{bitstream}: the proof does not hold: {error}") from error
-    return {name: getattr(receipt, name) for name in CHECKED} | {"seconds": time.perf_counter() - start}
-
-
 def sample_text(artifact: Path, prompt: str, *, max_tokens: int, temperature: float, seed: int) -> str:
     """Continue a prompt with the artifact's model; bytes that are not UTF-8 show as a replacement character."""
     set_up()
@@ -258,8 +197,3 @@ def sample_text(artifact: Path, prompt: str, *, max_tokens: int, temperature: fl
         seed=seed,
     )
     return tokenizer.decode(tokens).decode("utf-8", errors="replace")
-
-
-def _environment() -> dict[str, str]:
-    """List what a decoder's arithmetic may depend on."""
-    return {"processor": processor(), "threads": str(torch.get_num_threads()), **versions()}

@@ -4,21 +4,24 @@ A strategy is written as its kind and what differs from its defaults: `sliding,s
 for a small model are the defaults; docs/scoring-rules.md says what each wins on the bundled text.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from nutshell.artifact.load import Loaded
 from nutshell.config.loader import apply_overrides, decode, to_table
 from nutshell.config.struct import Config, Kind, kind_of
-from nutshell.errors import DataError, RecipeError
-from nutshell.predict.adapters import AdapterConfig, DocumentAdapters
-from nutshell.predict.predictor import ModelPredictor, Positions
+from nutshell.errors import DataError, LegalityError, RecipeError
+from nutshell.predict.adapters import AdaptedStepper, AdapterConfig, DocumentAdapters
+from nutshell.predict.predictor import ModelPredictor, ModelStepper, Positions
 from nutshell.predict.rolling import RollingReader
 from nutshell.predict.sgd import SGDConfig, SGDLearner
-from nutshell.ranks import Ranks
+from nutshell.ranks import ALONE, Ranks
 from nutshell.score.chunks import Unit, score_in_chunks
 from nutshell.score.ledger import Score, Strategy
-from nutshell.score.means import Means
+from nutshell.score.means import BATCH_TOKENS, Means
 from nutshell.score.mixtures import NgramConfig
+from nutshell.score.online import LearningByRow, LearningFromChunks, MixedWithCounts, RollingWindows, WindowReader
+from nutshell.score.predictor import OnlinePredictor
 from nutshell.score.rolling import score_rolling
 from nutshell.score.rows import GROUP_TARGETS, Phases, RowPlan, StepRule, score_in_rows
 from nutshell.score.text import Documents
@@ -32,6 +35,18 @@ class StrategyKind(Kind, frozen=True, kw_only=True):
     """
 
     mixture: NgramConfig | None = None
+
+    def online(self, loaded: Loaded, total: int) -> OnlinePredictor:
+        """Make what predicts a text of `total` targets token by token, as this strategy scores it.
+
+        Raises:
+            LegalityError: no decoder can follow it.
+        """
+        model, bos_id = self._online(loaded, total), loaded.tokenizer.bos_id
+        return model if self.mixture is None else MixedWithCounts(model, self.mixture, bos_id)
+
+    def _online(self, loaded: Loaded, total: int) -> OnlinePredictor:
+        raise NotImplementedError
 
 
 class Windowed(StrategyKind, frozen=True, kw_only=True):
@@ -53,6 +68,16 @@ class Windowed(StrategyKind, frozen=True, kw_only=True):
         """Say how a score was made, defaults filled in."""
         return Strategy.of(plan, self.unit, kind=kind_of(self), settings=settings_of(self))
 
+    def stepper(self, loaded: Loaded) -> ModelStepper:
+        """Make what reads a window token by token.
+
+        Raises:
+            LegalityError: windows cross documents, so that none can be decoded by itself.
+        """
+        if self.unit == "stream":
+            raise LegalityError("a score over the stream cannot be proved: only one by document can")
+        return ModelStepper(loaded, context=self.context, positions=self.positions)
+
 
 def settings_of(strategy: Kind) -> dict[str, Any]:
     """Give what a strategy was told, defaults included, but for what its windows say."""
@@ -70,6 +95,10 @@ class Disjoint(Windowed, frozen=True, kw_only=True, tag="disjoint"):
         plan = self.plan(loaded, predictor.context)
         return score_in_chunks(predictor, documents, plan, self.described(plan), mixture=self.mixture, means=means)
 
+    def _online(self, loaded: Loaded, total: int) -> OnlinePredictor:
+        stepper = self.stepper(loaded)
+        return WindowReader(stepper, self.plan(loaded, stepper.context), loaded.tokenizer.bos_id)
+
 
 class Sliding(Windowed, frozen=True, kw_only=True, tag="sliding"):
     """Windows that advance by `stride` targets: the artifact's own unless given."""
@@ -80,6 +109,9 @@ class Sliding(Windowed, frozen=True, kw_only=True, tag="sliding"):
         predictor = ModelPredictor(loaded, context=self.context, positions=self.positions)
         plan = self.plan(loaded, self.stride)
         return score_in_chunks(predictor, documents, plan, self.described(plan), mixture=self.mixture, means=means)
+
+    def _online(self, loaded: Loaded, total: int) -> OnlinePredictor:
+        return WindowReader(self.stepper(loaded), self.plan(loaded, self.stride), loaded.tokenizer.bos_id)
 
 
 class Rolling(Windowed, frozen=True, kw_only=True, tag="rolling"):
@@ -99,6 +131,9 @@ class Rolling(Windowed, frozen=True, kw_only=True, tag="rolling"):
             means=means,
         )
 
+    def _online(self, loaded: Loaded, total: int) -> OnlinePredictor:
+        return RollingWindows(self.stepper(loaded), self.plan(loaded, self.stride), loaded.tokenizer.bos_id)
+
 
 class ChunkedSGD(Windowed, frozen=True, kw_only=True, tag="chunked_sgd"):
     """Sliding windows, and SGD on all weights from each chunk once it is scored."""
@@ -113,14 +148,7 @@ class ChunkedSGD(Windowed, frozen=True, kw_only=True, tag="chunked_sgd"):
 
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
         plan = self.plan(loaded, self.stride)
-        learner = SGDLearner(
-            loaded,
-            self.learner,
-            context=self.context,
-            positions=self.positions,
-            batch_tokens=means.batch_tokens,
-            ranks=ranks,
-        )
+        learner = self._learner(loaded, means.batch_tokens, ranks)
         return score_in_chunks(
             learner,
             documents,
@@ -130,6 +158,27 @@ class ChunkedSGD(Windowed, frozen=True, kw_only=True, tag="chunked_sgd"):
             learn=learner.observe,
             mixture=self.mixture,
             means=means,
+        )
+
+    def _online(self, loaded: Loaded, total: int) -> OnlinePredictor:
+        learner = self._learner(loaded, BATCH_TOKENS, ALONE)
+        return LearningFromChunks(
+            self.stepper(replace(loaded, model=learner.model)),
+            self.plan(loaded, self.stride),
+            loaded.tokenizer.bos_id,
+            learner.observe,
+            chunk_targets=self.chunk_targets,
+            total=total,
+        )
+
+    def _learner(self, loaded: Loaded, batch_tokens: int, ranks: Ranks) -> SGDLearner:
+        return SGDLearner(
+            loaded,
+            self.learner,
+            context=self.context,
+            positions=self.positions,
+            batch_tokens=batch_tokens,
+            ranks=ranks,
         )
 
 
@@ -160,7 +209,7 @@ class AdaptedDocuments(StrategyKind, frozen=True, kw_only=True, tag="document_ad
             )
         if self.learner.keep_a and ranks.size > 1:
             raise RecipeError("keep_a carries what one batch learned to the next: score on one process")
-        plan = RowPlan(context=loaded.context, steps=self.steps, rows=self.rows, group_targets=self.group_targets)
+        plan = self._plan(loaded)
         windows = WindowPlan(context=loaded.context, stride=self.steps[-1].targets)
         strategy = Strategy.of(windows, "document", kind=kind_of(self), settings=settings_of(self))
         if self.phases is None:
@@ -171,8 +220,34 @@ class AdaptedDocuments(StrategyKind, frozen=True, kw_only=True, tag="document_ad
         phases = Phases(self.phases.number, whole.observe)
         return score_in_rows(learner, documents, plan, strategy, phases=phases, mixture=self.mixture, means=means)
 
+    def _online(self, loaded: Loaded, total: int) -> OnlinePredictor:
+        if self.phases is not None or self.learner.keep_a:
+            raise LegalityError(
+                "document_adapters with phases or keep_a cannot be proved: a decoder that does not know how long "
+                "documents are cannot put them into the same batches"
+            )
+        learner = DocumentAdapters(loaded, self.learner)
+        stepper = AdaptedStepper(loaded, learner)
+        return LearningByRow(stepper, self._plan(loaded), loaded.tokenizer.bos_id, learner)
+
+    def _plan(self, loaded: Loaded) -> RowPlan:
+        return RowPlan(context=loaded.context, steps=self.steps, rows=self.rows, group_targets=self.group_targets)
+
 
 StrategyConfig = Disjoint | Sliding | Rolling | ChunkedSGD | AdaptedDocuments
+
+
+def as_scored(strategy: Strategy) -> StrategyConfig:
+    """Give the strategy by which a score was made.
+
+    Raises:
+        RecipeError: what the score says of it is no strategy.
+    """
+    table: dict[str, Any] = {"kind": strategy.kind, **strategy.settings}
+    if strategy.kind != "document_adapters":
+        table |= {"unit": strategy.unit, "context": strategy.context}
+        table |= {} if strategy.kind == "disjoint" else {"stride": strategy.stride}
+    return _decode(table, "of the score")
 
 
 class _Choice(Config, frozen=True):

@@ -21,8 +21,9 @@ from nutshell.config.struct import Config
 from nutshell.errors import RecipeError
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
+from nutshell.model.seams import Stream
 from nutshell.nn.adapters import HEAD, Adapters, Factors, Place
-from nutshell.predict.predictor import ModelPredictor, Shipped
+from nutshell.predict.predictor import ModelPredictor, ModelStepper, Shipped
 
 MatrixName = Literal["q", "k", "v", "out", "up", "gate", "down", "head"]
 
@@ -110,13 +111,17 @@ class DocumentAdapters(ModelPredictor):
             values, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
         )
 
+    @property
+    def adapters(self) -> Adapters:
+        """What the rows have learned so far."""
+        return Adapters(self._factors, self._config.alpha / self._config.rank)
+
     def nats(self, inputs: Int64[np.ndarray, "B T"], targets: Int64[np.ndarray, "B S"]) -> Float64[np.ndarray, "B S"]:
         """Return -log p of the targets of the last S inputs, and keep what learning from them needs."""
         stream = self._model.stream(
             torch.from_numpy(inputs), dtype=torch.float32, attend_kind="fused", rotary_base=self._rotary_base
         )
-        scale = self._config.alpha / self._config.rank
-        stream = stream._replace(adapters=Adapters(self._factors, scale))
+        stream = stream._replace(adapters=self.adapters)
         x = self._model.trunk(stream, self._schedule)
         logits = self._model.read_out(x[:, -targets.shape[1] :], stream)
         losses = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="none")
@@ -153,6 +158,17 @@ class DocumentAdapters(ModelPredictor):
             if state:
                 moments = {name: state[name][chosen] for name in ("exp_avg", "exp_avg_sq")}
                 self._optimizer.state[value] = {"step": state["step"], **moments}
+
+
+class AdaptedStepper(ModelStepper):
+    """Reads one token at a time with what the rows of a learner have learned; their number is the learner's."""
+
+    def __init__(self, shipped: Shipped, learner: DocumentAdapters) -> None:
+        super().__init__(shipped)
+        self._learner = learner
+
+    def _stream(self, tokens: Int64[np.ndarray, "B T"]) -> Stream:
+        return super()._stream(tokens)._replace(adapters=self._learner.adapters)
 
 
 def adapted_shapes(model: LM, schedule: DepthSchedule, names: Sequence[MatrixName]) -> dict[Place, tuple[int, int]]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812  # the field's name for it
 from nutshell.errors import RecipeError
 from nutshell.model.depth import DepthSchedule
 from nutshell.model.lm import LM
+from nutshell.model.seams import Stream
 from nutshell.nn.cache import MOST_TOKENS, KVCache
 
 Positions = Literal["rescaled", "plain"]
@@ -89,20 +90,28 @@ class ModelStepper:
     @torch.inference_mode()
     def feed(self, tokens: Int64[np.ndarray, "B T"]) -> Float32[np.ndarray, "B V"]:
         """Append tokens to every row; return the next token's log-probabilities."""
-        stream = self._model.stream(
+        stream = self._stream(tokens)
+        x = self._model.trunk(stream, self._schedule)
+        self._cache.advance(tokens.shape[1])
+        return self._model.read_out(x[:, -1:], stream).squeeze(1).log_softmax(dim=-1).numpy()
+
+    @torch.inference_mode()
+    def forget_all_but(self, num_tokens: int) -> None:
+        """Forget the oldest tokens; keys and values of the last ones stay, as they were computed in their time."""
+        self._cache.forget_all_but(num_tokens)
+
+    def keep(self, rows: Int[np.ndarray, " N"]) -> None:
+        """Drop all rows but these."""
+        self._cache.keep(torch.from_numpy(rows))
+
+    def _stream(self, tokens: Int64[np.ndarray, "B T"]) -> Stream:
+        return self._model.stream(
             torch.from_numpy(tokens),
             dtype=torch.float32,
             attend_kind="fused",
             cache=self._cache,
             rotary_base=self._rotary_base,
         )
-        x = self._model.trunk(stream, self._schedule)
-        self._cache.advance(tokens.shape[1])
-        return self._model.read_out(x[:, -1:], stream).squeeze(1).log_softmax(dim=-1).numpy()
-
-    def keep(self, rows: Int[np.ndarray, " N"]) -> None:
-        """Drop all rows but these."""
-        self._cache.keep(torch.from_numpy(rows))
 
 
 def target_nats(logits: Tensor, targets: Int64[np.ndarray, "B S"]) -> Float64[np.ndarray, "B S"]:

@@ -62,7 +62,7 @@ def score_in_chunks(
     ledger = ScoreLedger(tracks, mixture)
     total_inputs = sum(plan.num_inputs(len(track.targets)) for track in tracks)
     total = sum(len(track.targets) for track in tracks)
-    last = _last_chunk(tracks, plan, chunk_targets)
+    last = last_chunk(total, chunk_targets)
     advance = means.meter(total_inputs)
     done = 0
     if means.budget:
@@ -71,7 +71,7 @@ def score_in_chunks(
         for job, nats in zip(jobs, nats_of(predictor, tracks, jobs, means, advance), strict=True):
             ledger.commit(job.track, job.window.score_from, nats)
         done += sum(job.num_targets for job in jobs)
-        if number == last or not (means.budget is None or means.budget.allows_more(done, total, means.team)):
+        if done == total or not (means.budget is None or means.budget.allows_more(done, total, means.team)):
             break
         if learn:
             learn(_stretches(ledger, jobs), number / last)
@@ -92,11 +92,9 @@ def _chunks(tracks: Sequence[Track], plan: WindowPlan, chunk_targets: int) -> It
         yield number, [job for _, job in group]
 
 
-def _last_chunk(tracks: Sequence[Track], plan: WindowPlan, chunk_targets: int) -> int:
-    """Give the number of the last chunk that has a window."""
-    length = len(tracks[-1].targets)
-    before = sum(len(track.targets) for track in tracks) - length
-    return (before + list(plan.windows(length))[-1].score_from) // chunk_targets
+def last_chunk(num_targets: int, chunk_targets: int) -> int:
+    """Give the number of the chunk that the last target is in."""
+    return (num_targets - 1) // chunk_targets
 
 
 def _stretches(ledger: ScoreLedger, jobs: Sequence[Job]) -> list[Scored]:

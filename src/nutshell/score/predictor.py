@@ -1,9 +1,11 @@
 """What the scorer asks of a model: Protocols, plain arrays in and out.
 
 `Predictor` scores whole windows in parallel and gives the number that is reported. `Stepper` is the same model one
-token at a time and drives the proof: it is never handed a token before it has committed its distribution for it. Both
-are causal, so whatever stands to the right of a position cannot change its result; the scorer relies on it when it pads
-short windows on the right.
+token at a time. Both are causal, so whatever stands to the right of a position cannot change its result; the scorer
+relies on it when it pads short windows on the right.
+
+`OnlinePredictor` is a whole strategy as a decoder meets it, and what a proof and an audit are about: it says what it
+expects next, and only then is told what came. When it forgets, what it looks back on and when it learns is its affair.
 
 `Learner` and `RowLearner` change while they are scored. They are handed `Scored` tokens, which only a ledger makes, of
 targets that it has charged: what is not graded yet cannot be learned from.
@@ -64,6 +66,47 @@ class Stepper(Protocol):
 
     def feed(self, tokens: Int64[np.ndarray, "B T"]) -> Float32[np.ndarray, "B V"]:
         """Append tokens to every row; return log-probabilities (nats) of the token that follows the last one."""
+        ...
+
+    def keep(self, rows: Int[np.ndarray, " N"]) -> None:
+        """Drop all rows but these, given as ascending positions in the current batch."""
+        ...
+
+
+class RollingStepper(Stepper, Protocol):
+    """A stepper that can read on beyond its context."""
+
+    def forget_all_but(self, num_tokens: int) -> None:
+        """Forget the oldest tokens of every row; of what is left it keeps what it knew."""
+        ...
+
+
+class OnlinePredictor(Protocol):
+    """Predicts the token that comes next in each row, and is then told it. Rows are documents that run side by side.
+
+    Rows never influence each other. What came in earlier documents may, if `in_order` says so.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens in the vocabulary."""
+        ...
+
+    @property
+    def in_order(self) -> bool:
+        """Whether documents must come one at a time, in the order of the text, because it goes on learning."""
+        ...
+
+    def begin(self, rows: int) -> None:
+        """Start so many documents, in which nothing has come yet."""
+        ...
+
+    def predict(self) -> Float[np.ndarray, "B V"]:
+        """Return the log-probabilities (nats) of each row's next token; called once for each token."""
+        ...
+
+    def tell(self, tokens: Int64[np.ndarray, " B"]) -> None:
+        """Say which tokens came; BOS ends its document, and `keep` or `begin` follows."""
         ...
 
     def keep(self, rows: Int[np.ndarray, " N"]) -> None:

@@ -10,13 +10,14 @@ learns from all of them (`learn`) has read the text in its order.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import count, groupby
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float64
 
 from nutshell.config.struct import Config
+from nutshell.errors import LegalityError
 from nutshell.score.batches import check_fit, side_by_side
 from nutshell.score.chunks import Learn
 from nutshell.score.ledger import Score, ScoreLedger, Strategy
@@ -103,14 +104,31 @@ class RowPlan(Config, frozen=True):
 
     def windows(self, num_targets: int) -> Iterator[Window]:
         """Yield the window of each step of a document; they score each target once, in order."""
-        step = self.step(num_targets)
-        for first in range(0, num_targets, step):
-            start = max(0, first + step - self.context)  # of the last step too, so that no batch can move it
-            yield Window(start, min(first + step, num_targets), first)
+        for window in _unbounded(self.step(num_targets), self.context):
+            if window.score_from >= num_targets:
+                return
+            yield window._replace(stop=min(window.stop, num_targets))
+
+    def unbounded(self) -> Iterator[Window]:
+        """Yield the windows of a document that has not ended yet, as a decoder meets it.
+
+        Raises:
+            LegalityError: the steps go by its length.
+        """
+        if len(self.steps) > 1:
+            raise LegalityError(
+                "steps that go by the length of a document: what comes next is then predicted by who knows its end"
+            )
+        return _unbounded(self.steps[-1].targets, self.context)
 
     def num_inputs(self, num_targets: int) -> int:
         """Count the inputs that the windows of a document read, overlaps included."""
         return sum(window.stop - window.start for window in self.windows(num_targets))
+
+
+def _unbounded(step: int, context: int) -> Iterator[Window]:
+    for first in count(0, step):
+        yield Window(max(0, first + step - context), first + step, first)
 
 
 class Phases(NamedTuple):
