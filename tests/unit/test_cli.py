@@ -1,6 +1,7 @@
 """Bad input, through the command as a user types it: one clear line, a status, nothing lost."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -443,13 +444,41 @@ def test_strategies_that_cannot_be_scored(run, trained, data, tmp_path):
     fails(run(*score, "--plot", tmp_path / "x.svg"), "--plot draws what --compare finds", status=2)
 
 
-@pytest.mark.parametrize("strategy", ["rolling", "sliding,mixture={}"])
-def test_a_score_by_a_strategy_that_cannot_be_proved_yet(run, trained, data, tmp_path, strategy):
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "rolling,stride=4,mixture={scope = 'text'}",
+        "chunked_sgd,stride=8,chunk_targets=64",
+        "document_adapters,steps=[{targets = 4}]",
+    ],
+)
+def test_a_score_by_any_strategy_is_proved_and_checked(run, trained, data, tmp_path, strategy):
+    artifact, proof = trained / "model.nut", tmp_path / "p.nsp"
+    prove = ("prove", artifact, "--data", data, "--all", "--strategy", strategy, "--out", proof)
+    assert run(*prove)[0] == 0
+    receipt = read_json(proof.with_suffix(".json"))
+    assert receipt["ok"] is True
+    assert receipt["layout"]["strategy"]["kind"] == strategy.partition(",")[0]
+    assert run("prove", artifact, "--check", proof)[0] == 0
     claim = tmp_path / "claim.json"
-    artifact = trained / "model.nut"
     assert run("score", artifact, "--data", data, "--strategy", strategy, "--out", claim)[0] == 0
-    outcome = run("prove", artifact, "--data", data, "--claim", claim)
-    fails(outcome, f"a score by '{strategy.partition(',')[0]}'")
+    score = read_json(claim)
+    assert (receipt["tokens"], receipt["bytes"]) == (score["tokens"], score["bytes"])
+    assert receipt["claimed_bits"] == pytest.approx(score["total_nats"] / math.log(2), rel=1e-9)
+
+
+def test_a_claim_of_what_goes_on_learning_is_about_its_own_documents(run, trained, data, tmp_path):
+    claim, artifact = tmp_path / "claim.json", trained / "model.nut"
+    assert run("score", artifact, "--data", data, "--strategy", "chunked_sgd,stride=8", "--out", claim)[0] == 0
+    prove = ("prove", artifact, "--data", data)
+    fails(run(*prove, "--claim", claim, "--docs", 3), "'chunked_sgd' claims for a document depends on all before it")
+    assert run(*prove, "--claim", claim, "--all")[0] == 0
+    assert run(*prove, "--strategy", "chunked_sgd,stride=8", "--docs", 3)[0] == 0
+
+
+def test_what_no_decoder_can_follow_is_refused_before_it_is_scored(run, trained, data):
+    outcome = run("prove", trained / "model.nut", "--data", data, "--strategy", "sliding,unit=stream,stride=4")
+    fails(outcome, "a score over the stream cannot be proved")
 
 
 def test_a_schedule_that_the_artifact_cannot_run(run, trained, data):
@@ -520,6 +549,48 @@ def test_a_proof_that_does_not_hold_is_one_line(run, trained, proof, data, tmp_p
     assert run(*check)[0] == 0
 
 
+def test_a_proof_made_elsewhere_says_so_before_it_is_decoded(run, trained, proof):
+    change_receipt(proof, lambda stored: stored["environment"].update(processor="an abacus"))
+    status, out, err = run("prove", trained / "model.nut", "--check", proof)
+    assert status == 0
+    said = "the proof may not decode here; it was made with processor an abacus (here "
+    assert said in " ".join(err)
+    assert out.startswith("proved: ")
+
+
+def test_a_proof_is_decoded_with_the_threads_that_it_was_made_with(run, trained, proof, monkeypatch):
+    threads = read_json(proof.with_suffix(".json"))["layout"]["threads"]
+    monkeypatch.setattr("nutshell.pipeline.scoring.num_threads", lambda: threads + 2)  # of another machine
+    assert run("prove", trained / "model.nut", "--check", proof)[0] == 0
+    assert torch.get_num_threads() == threads
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    change_receipt(proof, lambda stored: stored["layout"].update(threads=threads + 1))
+    fails(run("prove", trained / "model.nut", "--check", proof), f"of which torch has {threads}")
+
+
+def test_what_a_broken_off_proof_has_kept_is_used_and_then_removed(run, trained, data, tmp_path, monkeypatch):
+    proof = tmp_path / "p.nsp"
+    prove = ("prove", trained / "model.nut", "--data", data, "--all", "--out", proof)
+    with monkeypatch.context() as broken:
+        broken.setattr("nutshell.score.prove.decode", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(*prove)
+    (kept,) = (tmp_path / "p.part").glob("*.piece")
+    assert kept.name == "coded-0.piece"
+    with monkeypatch.context() as spoiled:
+        spoiled.setattr("nutshell.score.prove.encode", lambda *_: 1 / 0)
+        assert run(*prove)[0] == 0
+    assert not (tmp_path / "p.part").exists()
+    assert run("prove", trained / "model.nut", "--check", proof)[0] == 0
+
+
+def test_a_folder_of_somebody_else_is_not_taken_for_what_a_proof_has_kept(run, trained, data, tmp_path):
+    (tmp_path / "p.part").mkdir()
+    (tmp_path / "p.part" / "thesis.txt").write_text("my work")
+    fails(run("prove", trained / "model.nut", "--data", data, "--out", tmp_path / "p.nsp"), "move it away")
+    assert (tmp_path / "p.part" / "thesis.txt").read_text() == "my work"
+
+
 def test_a_receipt_that_is_none(run, trained, proof):
     check = ("prove", trained / "model.nut", "--check", proof)
     path = proof.with_suffix(".json")
@@ -528,7 +599,7 @@ def test_a_receipt_that_is_none(run, trained, proof):
     for change in (
         {"tokens": "many"},
         {"layout": layout | {"rows": 0}},
-        {"layout": layout | {"plan": {"context": 16, "stride": 17}}},
+        {"layout": layout | {"pieces": [1]}},
         {"layout": layout | {"document_crcs": layout["document_crcs"][1:]}},
     ):
         path.write_text(json.dumps(receipt | change))
@@ -536,6 +607,10 @@ def test_a_receipt_that_is_none(run, trained, proof):
     for content in (b"", b"{", b"[]", b"\xff", b'{"x": ' + b"[" * 100_000):
         path.write_bytes(content)
         fails(run(*check), f"{path}: not the receipt of a proof")
+    for change, said in (({"stride": 17}, "stride 17"), ({"kind": "guess"}, "unknown kind 'guess'")):
+        path.write_text(json.dumps(receipt | {"layout": layout | {"strategy": layout["strategy"] | change}}))
+        fails(run(*check), f"{proof}: the proof does not hold: ")
+        fails(run(*check), said)
     path.unlink()
     fails(run(*check), f"{path}: cannot read the proof (No such file or directory)")
     proof.unlink()
@@ -548,6 +623,12 @@ def test_options_of_a_proof_that_do_not_go_together(run, trained, data, tmp_path
     for option, value in making.items():
         outcome = run("prove", artifact, "--check", tmp_path / "p.nsp", option, value)
         fails(outcome, f"--check decodes a proof that is there, and {option} is for making one", status=2)
+    for option in (("--all",), ("--strategy", "rolling")):
+        outcome = run("prove", artifact, "--check", tmp_path / "p.nsp", *option)
+        fails(outcome, f"{option[0]} is for making one", status=2)
+    prove = ("prove", artifact, "--data", data)
+    fails(run(*prove, "--all", "--docs", 3), "--all is every document; drop --docs and --max-tokens", status=2)
+    fails(run(*prove, "--claim", tmp_path / "c", "--strategy", "rolling"), "drop --strategy", status=2)
     fails(run("prove", artifact), "give --data to make a proof, or --check to decode one", status=2)
     for name in ("p.json", "."):
         fails(run("prove", artifact, "--data", data, "--out", name), "not a bitstream's name", status=2)

@@ -115,11 +115,12 @@ class RowPlan(Config, frozen=True):
         Raises:
             LegalityError: the steps go by its length.
         """
-        if len(self.steps) > 1:
+        rule, *others = self.steps
+        if others:
             raise LegalityError(
                 "steps that go by the length of a document: what comes next is then predicted by who knows its end"
             )
-        return _unbounded(self.steps[-1].targets, self.context)
+        return _unbounded(rule.targets, self.context)
 
     def num_inputs(self, num_targets: int) -> int:
         """Count the inputs that the windows of a document read, overlaps included."""
