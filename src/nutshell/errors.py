@@ -39,3 +39,7 @@ class LegalityError(NutshellError):
 
 class ProofError(NutshellError):
     """A proof that does not decode to the text, or whose length contradicts the claimed score."""
+
+
+class PredictorError(NutshellError):
+    """A predictor that is another program does not keep to the protocol."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64
+from jaxtyping import Float, Float32, Int, Int64
 
 from nutshell.errors import ProofError
 from nutshell.score.coding import Decoder, Encoder, UnfitError, frequency_table
@@ -99,7 +99,7 @@ def walk(
         predictor.begin(len(alive))
         position = 0
         while alive.size:
-            table = _commit(predictor, layout, alive, position)
+            _, table = commit(predictor, [layout.document_ids[place] for place in alive], position)
             came = exchange(table, alive, position)
             done += len(came)
             if done > layout.tokens:
@@ -114,12 +114,18 @@ def walk(
                 advance(len(came))
 
 
-def _commit(predictor: OnlinePredictor, layout: Layout, places: Places, position: int) -> Table:
-    """Ask for the distribution of the next token of each row and fix it, before anybody looks at that token."""
+def commit(
+    predictor: OnlinePredictor, document_ids: Sequence[int], position: int
+) -> tuple[Float[np.ndarray, "B V"], Table]:
+    """Ask for the distribution of the next token of each row and fix it, before anybody looks at that token.
+
+    Raises:
+        ProofError: it is none; the message names document and position.
+    """
     log_probs = predictor.predict()
-    assert log_probs.shape == (len(places), predictor.vocab_size), f"predictor returned {log_probs.shape}"
+    shape = (len(document_ids), predictor.vocab_size)
+    assert log_probs.shape == shape, f"predictor returned {log_probs.shape}"
     try:
-        return frequency_table(log_probs)
+        return log_probs, frequency_table(log_probs)
     except UnfitError as error:
-        document = layout.document_ids[places[error.row]]
-        raise ProofError(f"document {document}, token {position}: {error.fault}") from error
+        raise ProofError(f"document {document_ids[error.row]}, token {position}: {error.fault}") from error
