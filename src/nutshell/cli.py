@@ -1,7 +1,7 @@
 """The `nutshell` command: names of the verbs, and what an error looks like.
 
-The verbs are in verbs.py, listing.py and fetching.py. A verb's module is imported when the verb runs, since torch takes
-seconds to import and help should not wait for it.
+The verbs are in verbs.py, listing.py, fetching.py and piping.py. A verb's module is imported when the verb runs, since
+torch takes seconds to import and help should not wait for it.
 """
 
 import os
@@ -36,6 +36,12 @@ DATA_VERBS = {
     "fetch": "Fetch a published export of FineWeb from the Hugging Face hub.",
 }
 
+PIPE_VERBS = {
+    "score": "Score a program that predicts, token by token.",
+    "prove": "Prove a sample of its score: compress documents with it and get them back.",
+    "check": "Decode a proof with it, where no text is.",
+}
+
 app = App(
     name="nutshell",
     version=__version__,
@@ -50,6 +56,10 @@ for verb, summary in DATA_VERBS.items():
     module = "fetching" if verb == "fetch" else "verbs"
     data_app.command(f"nutshell.{module}:data_{verb}", name=verb, help=summary)
 app.command(data_app)
+pipe_app = App(name="pipe", help="Score and prove predictors that are other programs (docs/predictor-protocol.md).")
+for verb, summary in PIPE_VERBS.items():
+    pipe_app.command(f"nutshell.piping:pipe_{verb}", name=verb, help=summary)
+app.command(pipe_app)
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ from nutshell.report.tables import (
     score_view,
 )
 from nutshell.report.terminal import Terminal
-from nutshell.score.config import ProveConfig
+from nutshell.score.config import PROVED_DOCUMENTS, PROVED_TOKENS, ProveConfig
 from nutshell.score.predictor import Progress
 from nutshell.train.clock import Laps
 from nutshell.units import format_seconds
@@ -64,7 +64,6 @@ Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**63))]  
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
 
 DEMO_RECIPE = "demo"
-PROVED_DOCUMENTS, PROVED_TOKENS = 8, 50_000
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: Seed = 0, fresh: Flag = False, json: Json = False) -> None:

@@ -4,7 +4,7 @@ import inspect
 
 from cyclopts import App
 
-from nutshell import cli, fetching, listing, verbs
+from nutshell import cli, fetching, listing, piping, verbs
 
 # What each verb must be given, and what it may be given.
 SURFACE = {
@@ -22,6 +22,9 @@ SURFACE = {
     "doctor": ("", "recipe set json"),
     "data build": ("vocab out", "TEXT val-frac json"),
     "data verify": ("folder", "out json"),
+    "pipe score": ("command data", "timeout out json"),
+    "pipe prove": ("command data", "docs max-tokens all timeout out json"),
+    "pipe check": ("command proof data", "timeout json"),
     "data fetch": ("export out", "train-shards revision repo allow-shared json"),
 }
 
@@ -50,8 +53,12 @@ def test_verbs_and_options():
 def test_every_verb_has_a_body_and_every_body_a_verb():
     bodies = {
         name
-        for module in (verbs, listing, fetching)
+        for module in (verbs, listing, fetching, piping)
         for name, body in inspect.getmembers(module, inspect.isfunction)
         if body.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert bodies == set(cli.VERBS) | {f"data_{verb}" for verb in cli.DATA_VERBS}
+    assert bodies == {
+        *cli.VERBS,
+        *(f"data_{verb}" for verb in cli.DATA_VERBS),
+        *(f"pipe_{verb}" for verb in cli.PIPE_VERBS),
+    }

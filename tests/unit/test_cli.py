@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -18,6 +19,8 @@ from nutshell import cli
 from nutshell.files import read_json, sha256_file
 from nutshell.pipeline.training import MetricsLog
 from nutshell.train import compute
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SMALL = """
 about = "a test"
@@ -589,6 +592,43 @@ def test_a_folder_of_somebody_else_is_not_taken_for_what_a_proof_has_kept(run, t
     (tmp_path / "p.part" / "thesis.txt").write_text("my work")
     fails(run("prove", trained / "model.nut", "--data", data, "--out", tmp_path / "p.nsp"), "move it away")
     assert (tmp_path / "p.part" / "thesis.txt").read_text() == "my work"
+
+
+@pytest.fixture
+def program(data):
+    vocab_size = read_json(data / "manifest.json")["vocab_size"]
+    return f"{sys.executable} {EXAMPLES / 'adaptive.py'} {vocab_size} 1"
+
+
+def test_a_program_is_scored_proved_and_checked(run, data, program, tmp_path):
+    score, proof = tmp_path / "score.json", tmp_path / "p.nsp"
+    assert run("pipe", "score", program, "--data", data, "--out", score)[0] == 0
+    scored = read_json(score)
+    assert (scored["metric"], scored["coverage"]) == ("bpb", 1.0)
+    assert scored["strategy"]["settings"] == {"command": program}
+    assert "bits per byte" in run("pipe", "score", program, "--data", data)[1]
+    assert run("pipe", "prove", program, "--data", data, "--all", "--out", proof)[0] == 0
+    receipt = read_json(proof.with_suffix(".json"))
+    assert receipt["claimed_bits"] == pytest.approx(scored["total_nats"] / math.log(2), rel=1e-12)
+    status, out, _ = run("pipe", "check", program, proof, "--data", data)
+    assert (status, out.startswith("proved: ")) == (0, True)
+    proof.write_bytes(proof.read_bytes()[:-4])
+    fails(run("pipe", "check", program, proof, "--data", data), f"{proof}: the proof does not hold")
+
+
+def test_a_program_that_cannot_be_scored(run, data, trained, program, tmp_path):
+    pipe = ("pipe", "score")
+    fails(run(*pipe, "/no/such/program", "--data", data), "cannot start it (No such file or directory)")
+    beyond = program.rpartition(" ")[0] + " 99999"
+    fails(run(*pipe, beyond, "--data", data), "names BOS 99999")
+    silent = f"{sys.executable} -c 'import time; time.sleep(60)'"
+    fails(run(*pipe, silent, "--data", data, "--timeout", "0.5s"), "has not answered within 0.5 s")
+    small = f"{sys.executable} {EXAMPLES / 'adaptive.py'} 20 1"
+    fails(run(*pipe, small, "--data", data), "the predictor one of 20")
+    prove = ("pipe", "prove", program, "--data", data)
+    fails(run(*prove, "--all", "--docs", 3), "--all is every document", status=2)
+    assert run("prove", trained / "model.nut", "--data", data, "--docs", 2, "--out", tmp_path / "a.nsp")[0] == 0
+    fails(run("pipe", "check", program, tmp_path / "a.nsp", "--data", data), "a proof of an artifact, not of a program")
 
 
 def test_a_receipt_that_is_none(run, trained, proof):

@@ -27,17 +27,8 @@ from nutshell.score.prove import Proof, prove, verify, what_differs
 from nutshell.score.rolling import MOST_REMEMBERED
 from nutshell.score.text import Documents
 
-# What a check has found to be as the receipt says.
-CHECKED = (
-    *("ok", "documents", "tokens", "bytes", "claimed_bits", "coded_bits"),
-    *("text_sha256", "bitstream_sha256", "artifact_sha256"),
-)
-
-# Documents side by side: more make a step dearer, and there are fewer of them.
-_ROWS = 16
-
-# Targets of a piece: at least so many, unless there are more processors than such pieces.
-_PIECE, _LEAST_PIECE = 65_536, 8_192
+# Documents side by side, at most: a step of twice as many takes less than twice as long.
+_ROWS = 64
 
 
 def prove_artifact(
@@ -83,16 +74,15 @@ def prove_artifact(
     else:
         score = _claimed(artifact, loaded, claim, artifact_sha256)
     shape = _shape(loaded, documents, score)
-    with ArtifactCoder(artifact, loaded) as coder:
-        bitstream, receipt = prove(
-            coder,
-            documents,
-            score,
-            environment=_environment(),
-            shape=shape,
-            journal=lambda layout: Journal(journal_dir, _digest(layout, artifact_sha256)) if journal_dir else {},
-            progress=progress,
-        )
+    bitstream, receipt = prove(
+        ArtifactCoder(loaded),
+        documents,
+        score,
+        environment=_environment(),
+        shape=shape,
+        journal=lambda layout: Journal(journal_dir, _digest(layout, artifact_sha256)) if journal_dir else {},
+        progress=progress,
+    )
     facts = {"artifact_sha256": artifact_sha256, "seconds": time.perf_counter() - start}
     return bitstream, {**msgspec.to_builtins(receipt), **facts}
 
@@ -115,11 +105,11 @@ def check_proof(artifact: Path, bitstream: Path, *, note: Callable[[str], None],
     if differs := what_differs(receipt.environment, environment):
         note(f"the proof may not decode here{differs}")
     try:
-        with ArtifactCoder(artifact, loaded) as coder:
-            verify(coder, loaded.tokenizer, Proof(bits, receipt), environment=environment, progress=progress)
+        coder, proof = ArtifactCoder(loaded), Proof(bits, receipt)
+        verify(coder, loaded.tokenizer, proof, environment=environment, progress=progress)
     except NutshellError as error:
         raise ProofError(f"{bitstream}: the proof does not hold: {error}") from error
-    return {name: getattr(receipt, name) for name in CHECKED} | {"seconds": time.perf_counter() - start}
+    return {name: getattr(receipt, name) for name in store.CHECKED} | {"seconds": time.perf_counter() - start}
 
 
 class Journal(MutableMapping[str, bytes]):
@@ -184,14 +174,11 @@ def _claimed(artifact: Path, loaded: Loaded, claim: Mapping[str, Any], artifact_
 
 
 def _shape(loaded: Loaded, documents: Documents, score: Score) -> Shape:
-    """Cut a proof up so that all processors have something to do."""
-    count, context = len(documents.ids), score.strategy.context
+    """Cut a proof up: as many documents side by side as fit and pay, unless they must come in order."""
     whole = Layout.of(documents, score.strategy, Shape(in_order=True))
-    if online_predictor(loaded, whole).in_order:
-        return Shape(in_order=True, threads=num_threads())
-    workers = min(num_threads(), -(-documents.num_targets // _LEAST_PIECE))
-    rows = min(_ROWS, -(-count // workers), MOST_REMEMBERED // context)
-    return Shape(rows=max(1, rows), piece_tokens=min(_PIECE, -(-documents.num_targets // workers)))
+    in_order = online_predictor(loaded, whole).in_order
+    rows = max(1, min(_ROWS, MOST_REMEMBERED // score.strategy.context))
+    return Shape(in_order=in_order, rows=rows, threads=num_threads())
 
 
 def _digest(layout: Layout, artifact_sha256: str) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from nutshell.artifact.load import Loaded, load
 from nutshell.config.loader import decode, read_table
 from nutshell.data.dataset import Dataset
+from nutshell.data.tokenizer import Tokenizer
 from nutshell.errors import ArtifactError, ProofError, RunError, UsageError
 from nutshell.files import read_json
 from nutshell.recipe import Recipe
@@ -41,11 +42,18 @@ RUN_FILES = (
     *(ARTIFACT, LEDGER, EXPLANATION, AVERAGES, SCORE, PROOF, BITSTREAM, SUMMARY, REPORT),
 )
 
+# What a check has found to be as the receipt says.
+CHECKED = (
+    *("ok", "documents", "tokens", "bytes", "claimed_bits", "coded_bits"),
+    *("text_sha256", "bitstream_sha256", "artifact_sha256"),
+)
+
 
 class StoredReceipt(Receipt, frozen=True, kw_only=True):
-    """A proof's receipt as its stage writes it: with the artifact it is of, and the seconds it took."""
+    """A proof's receipt as its stage writes it: with the artifact or the program it is of, and the seconds it took."""
 
     artifact_sha256: str
+    command: str = ""
     seconds: float
 
 
@@ -137,15 +145,23 @@ def open_documents(data_dir: Path, loaded: Loaded) -> tuple[Dataset, Documents]:
         DataError: the data set is damaged, or its tokens do not decode to its text.
     """
     dataset = Dataset.open(data_dir)
-    dataset.check_scorable()
-    dataset.verify()
     if dataset.tokenizer.sha256 != loaded.tokenizer.sha256:
         raise ArtifactError(
             f"{data_dir}: its shards are not of the artifact's tokenizer; give the data it was trained on"
         )
+    return dataset, documents_of(dataset, loaded.tokenizer)
+
+
+def documents_of(dataset: Dataset, tokenizer: Tokenizer) -> Documents:
+    """Give the validation text of a data set as documents.
+
+    Raises:
+        DataError: the data set is damaged, or its tokens do not decode to its text.
+    """
+    dataset.check_scorable()
+    dataset.verify()
     documents = list(dataset.val_documents())
-    bounded = dataset.val_has_boundaries
-    return dataset, Documents.of_text(documents, loaded.tokenizer, dataset.val_bytes, bounded=bounded)
+    return Documents.of_text(documents, tokenizer, dataset.val_bytes, bounded=dataset.val_has_boundaries)
 
 
 def check_all_active(run_dir: Path, receipt: Mapping[str, Any]) -> None:

@@ -13,6 +13,10 @@ class ScoreConfig(Config, frozen=True):
             raise ValueError(f"stride must be at least 1, got {self.stride}")
 
 
+# What is proved unless told.
+PROVED_DOCUMENTS, PROVED_TOKENS = 8, 50_000
+
+
 class ProveConfig(Config, frozen=True):
     """How much of the validation text a run proves: whole documents, chosen by hash, of at most `max_tokens` in all."""
 

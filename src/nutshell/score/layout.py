@@ -21,12 +21,12 @@ class Shape(NamedTuple):
     Attributes:
         in_order: Whether documents run in the order of the text, one after the other, all in one piece.
         rows: Else: documents that run side by side, those of similar length together.
-        piece_tokens: Targets that a piece has at least; each is coded for itself, wherever there is time for it.
+        piece_tokens: Targets that a piece has at least; each is coded for itself, and kept when it is done.
         threads: Threads of the arithmetic.
     """
 
     in_order: bool = False
-    rows: int = 16
+    rows: int = 64
     piece_tokens: int = 65_536
     threads: int = 1
 

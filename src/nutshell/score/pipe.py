@@ -86,9 +86,9 @@ class PipePredictor:
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
+        for stream in filter(None, (self._process.stdin, self._process.stdout, self._errors)):
             with contextlib.suppress(OSError):
-                stream and stream.close()
+                stream.close()
 
     def begin(self, rows: int) -> None:
         """Start a document."""

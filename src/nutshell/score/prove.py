@@ -5,9 +5,9 @@ compares. If the text comes back byte for byte and the bitstream is as long as t
 have depended on the token that it was for, none can have been unnormalised, and no target or byte was miscounted: a
 decoder that has no text would have gone astray. What learns from the text does so in the decoder too.
 
-Documents are coded in pieces (`layout.py`), each for itself: several at a time, and those that a journal holds not
-again. Encoder and decoder must compute bit-identical distributions: same code (`walk.py`), same layout, same machine
-and versions, which the receipt records.
+Documents are coded in pieces (`layout.py`), each for itself; those that a journal holds are not coded again. Encoder
+and decoder must compute bit-identical distributions: same code (`walk.py`), same layout, same machine and versions,
+which the receipt records.
 """
 
 import time
@@ -39,7 +39,7 @@ DocumentTokens = Mapping[int, Int[np.ndarray, " T"]]
 
 
 class Coder(Protocol):
-    """Codes pieces, several at a time if it can; gives each with its number as it is done."""
+    """Codes pieces; gives each with its number as it is done."""
 
     def encode(
         self, layout: Layout, pieces: Mapping[int, DocumentTokens], advance: Advance
