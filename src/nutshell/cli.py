@@ -1,7 +1,7 @@
 """The `nutshell` command: names of the verbs, and what an error looks like.
 
-The verbs are in verbs.py, listing.py, fetching.py and piping.py. A verb's module is imported when the verb runs, since
-torch takes seconds to import and help should not wait for it.
+The verbs are in verbs.py, listing.py, fetching.py, piping.py and auditing.py. A verb's module is imported when the verb
+runs, since torch takes seconds to import and help should not wait for it.
 """
 
 import os
@@ -10,11 +10,13 @@ import sys
 from cyclopts import App, CycloptsError
 
 from nutshell import __version__
-from nutshell.errors import NutshellError, UsageError
+from nutshell.errors import NutshellError, UndecidedError, UsageError
 from nutshell.printable import show_controls
 
 # The shell's conventions: a command that was asked wrongly, and one ended by Ctrl-C.
 USAGE, INTERRUPTED = 2, 130
+# Of an audit that can neither pass nor fail.
+UNDECIDED = 2
 
 VERBS = {
     "demo": "Run the main job on the bundled text: data, training, artifact, score, proof, report.",
@@ -23,6 +25,7 @@ VERBS = {
     "pack": "Pack a trained run into an artifact under a byte budget.",
     "score": "Score an artifact on a data set's validation text.",
     "prove": "Prove a sample of a score: compress documents with the artifact and get them back. Or check a proof.",
+    "audit": "Look for ways of cheating in a score: probes of an artifact, or of a predictor that others wrote.",
     "sample": "Write text with an artifact.",
     "probe": "Show what every visit of an artifact's model does to the stream: diagnostics, not a score.",
     "report": "Write the report of a run again, from its stored files.",
@@ -49,7 +52,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` says what was saved
 )
 for verb, summary in VERBS.items():
-    module = "listing" if verb == "recipes" else "verbs"
+    module = {"recipes": "listing", "audit": "auditing"}.get(verb, "verbs")
     app.command(f"nutshell.{module}:{verb}", name=verb, help=summary)
 data_app = App(name="data", help="Build data sets, fetch them, check them.")
 for verb, summary in DATA_VERBS.items():
@@ -74,6 +77,8 @@ def main() -> None:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
     except UsageError as error:
         _fail(str(error), USAGE)
+    except UndecidedError as error:
+        _fail(str(error), UNDECIDED)
     except NutshellError as error:
         _fail(str(error), 1)
 

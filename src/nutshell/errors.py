@@ -43,3 +43,7 @@ class ProofError(NutshellError):
 
 class PredictorError(NutshellError):
     """A predictor that is another program does not keep to the protocol."""
+
+
+class UndecidedError(NutshellError):
+    """An audit that can neither pass nor fail what it was given."""

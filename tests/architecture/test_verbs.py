@@ -4,7 +4,7 @@ import inspect
 
 from cyclopts import App
 
-from nutshell import cli, fetching, listing, piping, verbs
+from nutshell import auditing, cli, fetching, listing, piping, verbs
 
 # What each verb must be given, and what it may be given.
 SURFACE = {
@@ -14,6 +14,7 @@ SURFACE = {
     "pack": ("run", "budget-bytes data explain json"),
     "score": ("artifact data", "stride schedule strategy budget passes compare plot out json"),
     "prove": ("artifact", "data docs max-tokens all strategy claim out check json"),
+    "audit": ("data", "artifact strategy command batch scorer independent tokens seed timeout out json"),
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "probe": ("artifact data", "schedule jacobian-steps early-stop weights json"),
     "report": ("run", ""),
@@ -53,7 +54,7 @@ def test_verbs_and_options():
 def test_every_verb_has_a_body_and_every_body_a_verb():
     bodies = {
         name
-        for module in (verbs, listing, fetching, piping)
+        for module in (verbs, listing, fetching, piping, auditing)
         for name, body in inspect.getmembers(module, inspect.isfunction)
         if body.__module__ == module.__name__ and not name.startswith("_")
     }
