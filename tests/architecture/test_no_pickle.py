@@ -1,7 +1,8 @@
 """No file that nutshell reads can run code, and it starts no program but itself and the one that a user names.
 
 A scan of the source, not of what happens to run: pickles in any dress, `eval` and `exec`, and programs started outside
-the one module that starts verbs of nutshell in fresh processes, and the two that start predictors and scorers, without a shell.
+the modules that start verbs of nutshell in fresh processes, and those that start predictors and scorers, without a
+shell.
 """
 
 import ast

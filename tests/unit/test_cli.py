@@ -631,6 +631,67 @@ def test_a_program_that_cannot_be_scored(run, data, trained, program, tmp_path):
     fails(run("pipe", "check", program, tmp_path / "a.nsp", "--data", data), "a proof of an artifact, not of a program")
 
 
+def test_an_artifact_is_audited(run, trained, data, tmp_path):
+    out = tmp_path / "audit.json"
+    audit = ("audit", trained / "model.nut", "--data", data)
+    assert run(*audit, "--strategy", "document_adapters,steps=[{targets = 8}]", "--out", out)[0] == 0
+    found = read_json(out)
+    answers = {verdict["probe"][:2]: verdict["answer"] for verdict in found["verdicts"]}
+    assert answers == {**dict.fromkeys(("P1", "P2", "P3", "P4", "P5", "P7", "P8"), "passed"), "P6": "not run"}
+    assert found["answer"] == "passed"
+    status, _, err = run(*audit, "--tokens", 100)
+    assert status == 2
+    assert "nothing failed, and yet P1 noise cannot tell" in err[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "failed"),
+    [
+        ("stale_cache", "P3 flips"),
+        ("unnormalised_mixture", "P2 normalisation"),
+        ("train_then_score", "P1 noise, P3 flips, P4"),
+    ],
+)
+def test_a_program_is_audited(run, data, program, name, failed):
+    vocab_size, bos_id = program.split()[-2:]
+    command = f"{sys.executable} -m nutshell.audit.zoo {name} {vocab_size} {bos_id}"
+    option = "--batch" if name == "train_then_score" else "--command"
+    outcome = run("audit", "--data", data, option, command, "--tokens", 20_000)
+    fails(outcome, f"{command}: failed ")
+    assert failed in outcome[2][-1]
+    assert failed.partition(",")[0] in outcome[1]
+
+
+def test_an_object_is_audited(run, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def honest(tokens, vocab_size, bos_id):\n    return np.full(len(tokens) - 1, np.log(vocab_size))\n"
+        "def short(tokens, vocab_size, bos_id):\n    return honest(tokens, vocab_size, bos_id)[:-1]\n"
+        "def words(tokens, vocab_size, bos_id):\n    return ['much'] * (len(tokens) - 1)\n"
+    )
+    audit = ("audit", "--data", data, "--scorer")
+    status, out, _ = run(*audit, "mine:honest")
+    assert status == 0, out
+    fails(run(*audit, "mine:short"), "P5 coverage and bytes")
+    fails(run(*audit, "mine:words"), "failed P1 noise")
+    fails(run(*audit, "mine:nothing"), "cannot find it", status=2)
+    fails(run(*audit, "mine"), "write it as module:object", status=2)
+
+
+def test_what_cannot_be_audited(run, trained, data):
+    artifact = trained / "model.nut"
+    fails(run("audit", "--data", data), "name one thing", status=2)
+    fails(run("audit", artifact, "--data", data, "--command", "x"), "name one thing", status=2)
+    fails(run("audit", "--data", data, "--command", "x", "--strategy", "rolling"), "drop it", status=2)
+    fails(run("audit", artifact, "--data", data, "--independent"), "--independent is for --batch", status=2)
+    fails(run("audit", "--data", data, "--command", "/no/such"), "cannot start it")
+    fails(run("audit", artifact, "--data", data, "--strategy", "sliding,unit=stream"), "cannot be proved")
+    failing = f"{sys.executable} -c 'import sys; sys.exit(\"no GPU\")'"
+    status, out, _ = run("audit", "--data", data, "--batch", failing)
+    assert (status, "no GPU" in out) == (1, True)
+
+
 def test_a_receipt_that_is_none(run, trained, proof):
     check = ("prove", trained / "model.nut", "--check", proof)
     path = proof.with_suffix(".json")

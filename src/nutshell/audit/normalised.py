@@ -18,9 +18,8 @@ def probe_normalised(subject: Subject, text: Stream, *, most_calls: int) -> Verd
     if isinstance(subject, Online):
         return _played(subject, text)
     if subject.vocab_size > most_calls:
-        return _verdict(
-            "cannot tell", f"{subject.vocab_size:,} tokens of the vocabulary, each a call; at most {most_calls:,}", 0
-        )
+        evidence = f"every token of {subject.vocab_size:,} in one place, each a call: at most {most_calls:,} are made"
+        return _verdict("not run", evidence, 0)
     count = max(1, min(8, most_calls // subject.vocab_size))
     places = np.linspace(min(8, len(text) - 1), min(PREFIX, len(text) - 1), count).astype(int)
     worst = max((_enumerated(subject, text[:place]) for place in places), key=abs)
@@ -31,13 +30,13 @@ def probe_normalised(subject: Subject, text: Stream, *, most_calls: int) -> Verd
 
 def _played(subject: Online, text: Stream) -> Verdict:
     worst, number = 0.0, 0
-    for log_probs, _ in subject.play(text):
+    for places, log_probs in subject.play(text):
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            excess = float(np.log(np.exp(log_probs).sum())) if np.isfinite(log_probs).all() else float("nan")
-        number += 1
-        if not abs(excess) <= NORMALISATION_TOLERANCE:
-            return _verdict("failed", f"logsumexp {excess:.3g} at target {number - 1}", number)
-        worst = max(worst, abs(excess))
+            excess = np.where(np.isfinite(log_probs).all(axis=1), np.log(np.exp(log_probs).sum(axis=1)), np.nan)
+        number += len(places)
+        if len(bad := np.flatnonzero(~(np.abs(excess) <= NORMALISATION_TOLERANCE))):
+            return _verdict("failed", f"logsumexp {excess[bad[0]]:.3g} at target {places[bad[0]]:,}", number)
+        worst = max(worst, float(np.abs(excess).max()))
     return _verdict("passed", f"largest |logsumexp| {worst:.1e}, allowed {NORMALISATION_TOLERANCE:g}", number)
 
 
@@ -52,7 +51,7 @@ def _enumerated(subject: Subject, prefix: Stream) -> float:
 def _verdict(answer: str, evidence: str, positions: int) -> Verdict:
     return Verdict(
         probe=NAME,
-        answer=answer,  # pyright: ignore[reportArgumentType]  # one of the three above
+        answer=answer,  # pyright: ignore[reportArgumentType]  # one of those above
         evidence=evidence,
         saw=f"{positions:,} positions",
         needs=f"{LEAST_POSITIONS} position",

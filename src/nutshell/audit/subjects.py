@@ -53,6 +53,7 @@ class Online:
         vocab_size: Number of tokens.
         bos_id: The token that ends a document.
         independent: Whether it says that documents do not influence one another.
+        rows: Documents that it can read side by side.
     """
 
     def __init__(
@@ -62,24 +63,37 @@ class Online:
         vocab_size: int,
         bos_id: int,
         independent: bool,
+        rows: int = 1,
     ) -> None:
-        self._opened = opened
+        self._opened, self._rows = opened, rows
         self.vocab_size, self.bos_id, self.independent = vocab_size, bos_id, independent
 
     def score(self, tokens: Stream) -> Reported:
         """Play a stream to a fresh predictor."""
-        nats = np.array([-log_probs[target] for log_probs, target in self.play(tokens)], dtype=np.float64)
+        nats = np.empty(len(tokens) - 1)
+        for places, log_probs in self.play(tokens):
+            nats[places] = -log_probs[np.arange(len(places)), tokens[places + 1]]
         return Reported(nats)
 
-    def play(self, tokens: Stream) -> Iterator[tuple[Float64[np.ndarray, " V"], int]]:
-        """Ask for every target of a stream before telling it; yield what was answered, and the target."""
-        with self._opened(len(tokens) - 1) as predictor:
-            for before, target in zip(tokens[:-1].tolist(), tokens[1:].tolist(), strict=True):
-                if before == self.bos_id:
-                    predictor.begin(1)
-                log_probs = np.asarray(predictor.predict(), dtype=np.float64)[0]
-                yield log_probs, target
-                predictor.tell(np.array([target]))
+    def play(self, tokens: Stream) -> Iterator[tuple[Int64[np.ndarray, " B"], Float64[np.ndarray, "B V"]]]:
+        """Ask for every target of a stream before telling it; yield places of targets, and what was answered."""
+        targets = tokens[1:]
+        starts = np.flatnonzero(tokens[:-1] == self.bos_id)
+        stops = np.append(starts[1:], len(targets))
+        with self._opened(len(targets)) as predictor:
+            for first in range(0, len(starts), self._rows):
+                place, stop = starts[first : first + self._rows], stops[first : first + self._rows]
+                predictor.begin(len(place))
+                while True:
+                    yield place, np.asarray(predictor.predict(), dtype=np.float64)
+                    predictor.tell(targets[place])
+                    place = place + 1
+                    going = place < stop
+                    if not going.any():
+                        break
+                    if not going.all():
+                        predictor.keep(np.flatnonzero(going))
+                        place, stop = place[going], stop[going]
 
 
 def piped(command: str, *, timeout: float) -> Online:
@@ -133,7 +147,8 @@ class Batch:
 def imported(name: str, *, vocab_size: int, bos_id: int) -> Subject:
     """Audit an object of a module that can be imported from here, named `module:object`.
 
-    It is a function of a stream, or a class of online predictors, which says whether documents are `independent`.
+    It is a function of a stream, the size of the vocabulary and BOS, or a class of online predictors that takes the
+    last two; `independent` says of either that documents do not influence one another.
 
     Raises:
         UsageError: there is no such object, or it is neither.
@@ -152,4 +167,5 @@ def imported(name: str, *, vocab_size: int, bos_id: int) -> Subject:
         return Online(lambda _: nullcontext(found(**sizes)), independent=independent, **sizes)
     if not callable(found):
         raise UsageError(f"--scorer {name}: neither a function nor a class of predictors")
-    return Batch(found, independent=bool(getattr(found, "independent", False)), **sizes)
+    independent = bool(getattr(found, "independent", False))
+    return Batch(lambda tokens: found(tokens, vocab_size, bos_id), independent=independent, **sizes)

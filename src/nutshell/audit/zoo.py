@@ -91,7 +91,7 @@ class MixedCache(Counts):
         return np.stack([super().log_probs(), Unigram(self.vocab_size, self.bos_id).log_probs()])
 
     def log_probs(self) -> np.ndarray:
-        weights = np.exp(self.log_weights - np.logaddexp(*self.log_weights))
+        weights = np.exp(self.log_weights - np.logaddexp(self.log_weights[0], self.log_weights[1]))
         return np.log(weights @ np.exp(self.both()))
 
     def tell(self, tokens: np.ndarray) -> None:

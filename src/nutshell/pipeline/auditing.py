@@ -41,8 +41,11 @@ from nutshell.score.text import Documents
 TRACE, APART, BOOT = "P6 access trace", "P7 disjointness", "P8 boot"
 # Of the text, what probes read again and again: so many documents, and so many tokens of each.
 _DOCUMENTS, _TOKENS_EACH = 12, 192
-# Calls of a scorer that is handed whole streams, to put every token of the vocabulary in one place.
-_CALLS, _PROCESSES = 20_000, 600
+# Documents that an artifact reads side by side.
+_ROWS = 32
+# Calls of a scorer that is handed whole streams, to put every token of the vocabulary in one place; of a program, none,
+# for each would be a process.
+_CALLS, _PROCESSES = 20_000, 0
 # Of a proof in an empty folder; what it codes is compared with what is scored here.
 _BOOT_TOKENS = 4_000
 
@@ -67,11 +70,13 @@ def audit_artifact(
     content, loaded = store.open_artifact(artifact)
     dataset, documents = store.open_documents(data_dir, loaded)
     chosen = strategy or Sliding()
+    in_order = chosen.online(loaded, 1).in_order
     subject = Online(
         lambda total: nullcontext(chosen.online(loaded, total)),
         vocab_size=loaded.tokenizer.vocab_size,
         bos_id=loaded.tokenizer.bos_id,
-        independent=not chosen.online(loaded, 1).in_order,
+        independent=not in_order,
+        rows=1 if in_order else _ROWS,
     )
     own = {
         COVERAGE: lambda: _scored(subject, loaded, chosen, _cut(documents)),
