@@ -4,6 +4,7 @@ Add a strategy as a line in `STRATEGIES`: as it is written on the command line, 
 hundred tokens; one that learns names the setting of its rate.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,6 +14,10 @@ import torch
 
 from models import BOS, VOCAB, build_model, model_config
 from nutshell.artifact.load import Loaded
+from nutshell.audit.changes import probe_flips
+from nutshell.audit.noise import probe_noise
+from nutshell.audit.normalised import probe_normalised
+from nutshell.audit.subjects import Online
 from nutshell.errors import BudgetError, DataError, LegalityError, RecipeError
 from nutshell.pipeline.coding import online_predictor
 from nutshell.pipeline.strategies import as_scored, read_strategy
@@ -209,6 +214,26 @@ def test_a_decoder_predicts_what_was_claimed_for_every_document_and_can_read_it_
                 for place, value in zip([p for p in batch if position <= len(own[p])], next(rows), strict=True):
                     nats[documents.ids[place]] += value
     assert list(nats.values()) == pytest.approx(claimed.document_nats, rel=3e-6)
+
+
+@pytest.mark.parametrize("case", PROVABLE, ids=lambda case: case.text)
+def test_no_probe_of_the_audit_finds_anything(case, loaded):
+    """With fifty seeds, on little noise each: an alarm would be false. The changes are tried with one."""
+    strategy = read_strategy(case.text)
+    in_order = strategy.online(loaded, 1).in_order
+    subject = Online(
+        lambda total: nullcontext(strategy.online(loaded, total)),
+        vocab_size=VOCAB,
+        bos_id=BOS,
+        independent=not in_order,
+        rows=1 if in_order else 8,
+    )
+    for seed in range(50):
+        verdict = probe_noise(subject, tokens=48, seed=seed)
+        assert verdict.answer == "cannot tell", verdict  # of so little
+    text = np.concatenate([[BOS], *([*tokens[:40], BOS] for tokens in DOCUMENTS.tokens)]).astype(np.int64)
+    assert probe_normalised(subject, text, most_calls=0).answer == "passed"
+    assert probe_flips(subject, np.tile(text, 2)[: 2 * len(text) - 1], seed=0).answer == "passed"
 
 
 def test_what_no_decoder_can_follow_is_refused(loaded):
