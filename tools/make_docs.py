@@ -7,7 +7,8 @@
 A table stands between two HTML comments. The techniques are those of the recipe's kind tables, one row a file, in the
 words of its docstring. The result is `results/demo.json`: a run's summary.json, and its run.json under `receipt`. The
 README's `--vocab` is that of the demo recipe. Strategies of scoring are those of `results/strategies.json`, which
-`nutshell score --compare` wrote, their speed that of `results/scoring.json`, by `benchmarks/scoring.py`.
+`nutshell score --compare` wrote, their proofs those of `results/proofs.json`, by `benchmarks/proving.py`, their speed that
+of `results/scoring.json`, by `benchmarks/scoring.py`.
 """
 
 import argparse
@@ -31,6 +32,8 @@ from nutshell.units import format_seconds
 
 ROOT = Path(__file__).parents[1]
 FIELDS = ("What", "Source", "Shapes", "Init", "Cost", "Sees", "Interacts")
+SAME_SCORE = 1e-6
+"""Relative: other batches round differently."""
 NO_RESULT = "No run is stored in `results/` yet, so there is nothing to show here."
 
 
@@ -110,12 +113,15 @@ def results_table(path: Path) -> str:
     )
 
 
-def strategies_table(path: Path) -> str:
-    """Tabulate strategies of scoring beside one another, gains over the first of them."""
+def strategies_table(path: Path, proofs: Path) -> str:
+    """Tabulate strategies of scoring beside one another, gains over the first of them, with the proofs of the same."""
     if not path.exists():
         return NO_RESULT
-    found = msgspec.convert(read_json(path), Strategies)
-    header = ("Strategy", "Bits per byte", "Saved", "Scoring", "Tokens/s")
+    stored = read_json(path)
+    found = msgspec.convert(stored, Strategies)
+    proved = read_json(proofs) if proofs.exists() else {}
+    rows_proved = proved["rows"] if proved.get("artifact_sha256") == stored["artifact_sha256"] else {}
+    header = ("Strategy", "Bits per byte", "Saved", "Scoring", "Tokens/s", "Proof")
     rows = [
         (
             f"`{row.strategy}`",
@@ -123,6 +129,7 @@ def strategies_table(path: Path) -> str:
             f"{row.gain:.2%}" if place else "-",
             format_seconds(row.scoring_seconds),
             f"{row.tokens_per_second:,.0f}",
+            _proof_of(row.bpb, rows_proved.get(row.strategy)),
         )
         for place, row in enumerate(found.rows)
     ]
@@ -130,6 +137,31 @@ def strategies_table(path: Path) -> str:
         f"{found.documents} documents, {found.tokens:,} tokens, {found.bytes:,} bytes; {found.processor}, "
         f"{found.threads} threads.\n\n{_table(header, rows)}"
     )
+
+
+def _proof_of(bpb: float, proof: Mapping[str, Any] | None) -> str:
+    """Say how far the bits of a whole text's proof are from what was claimed for it, if this is the claim."""
+    if proof is None or not proof["whole"] or abs(proof["bpb"] / bpb - 1) > SAME_SCORE:
+        return "not proved"
+    return f"{proof['overhead']:+.3%}"
+
+
+def proofs_table(path: Path) -> str:
+    """Tabulate how fast scores are proved, and how long the proofs are."""
+    if not path.exists():
+        return NO_RESULT
+    stored = read_json(path)
+    header = ("Strategy", "Tokens", "Bits beyond the claim", "Encoded", "Decoded")
+    rows = [
+        (
+            f"`{strategy}`",
+            f"{row['tokens']:,}{'' if row['whole'] else ' (a sample)'}",
+            f"{row['overhead']:+.4%}",
+            *(f"{row[name]:,.0f} tokens/s" for name in ("encoded_per_second", "decoded_per_second")),
+        )
+        for strategy, row in stored["rows"].items()
+    ]
+    return f"{stored['processor']}, {stored['threads']} threads.\n\n{_table(header, rows)}"
 
 
 def speed_table(path: Path) -> str:
@@ -207,13 +239,16 @@ def current(root: Path) -> Mapping[Path, str]:
     scoring, results = root / "docs" / "scoring-rules.md", root / "results"
     vocab_size = resolve("demo").recipe.model.vocab_size
     text = re.sub(r"--vocab \d+", f"--vocab {vocab_size}", readme.read_text(encoding="utf-8"))
+    rules = scoring.read_text(encoding="utf-8")
+    for name, table in (
+        ("strategies", strategies_table(results / "strategies.json", results / "proofs.json")),
+        ("speed", speed_table(results / "scoring.json")),
+        ("proofs", proofs_table(results / "proofs.json")),
+    ):
+        rules = filled(rules, name, table)
     return {
         readme: filled(text, "results", results_table(results / "demo.json")),
-        scoring: filled(
-            filled(scoring.read_text(encoding="utf-8"), "strategies", strategies_table(results / "strategies.json")),
-            "speed",
-            speed_table(results / "scoring.json"),
-        ),
+        scoring: rules,
         techniques: filled(techniques.read_text(encoding="utf-8"), "techniques", techniques_table()),
     }
 
