@@ -7,8 +7,8 @@
 A table stands between two HTML comments. The techniques are those of the recipe's kind tables, one row a file, in the
 words of its docstring. The result is `results/demo.json`: a run's summary.json, and its run.json under `receipt`. The
 README's `--vocab` is that of the demo recipe. Strategies of scoring are those of `results/strategies.json`, which
-`nutshell score --compare` wrote, their proofs those of `results/proofs.json`, by `benchmarks/proving.py`, their speed that
-of `results/scoring.json`, by `benchmarks/scoring.py`.
+`nutshell score --compare` wrote, their proofs those of `results/proofs.json`, by `benchmarks/proving.py`, their speed
+that of `results/scoring.json`, by `benchmarks/scoring.py`.
 """
 
 import argparse

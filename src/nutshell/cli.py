@@ -26,6 +26,8 @@ VERBS = {
     "score": "Score an artifact on a data set's validation text.",
     "prove": "Prove a sample of a score: compress documents with the artifact and get them back. Or check a proof.",
     "audit": "Look for ways of cheating in a score: probes of an artifact, or of a predictor that others wrote.",
+    "compress": "Write any file in few bytes, with an artifact's model.",
+    "decompress": "Write the file back that was compressed.",
     "sample": "Write text with an artifact.",
     "probe": "Show what every visit of an artifact's model does to the stream: diagnostics, not a score.",
     "report": "Write the report of a run again, from its stored files.",

@@ -47,3 +47,7 @@ class PredictorError(NutshellError):
 
 class UndecidedError(NutshellError):
     """An audit that can neither pass nor fail what it was given."""
+
+
+class ArchiveError(NutshellError):
+    """A compressed file that is damaged, or that this artifact and machine cannot decode."""

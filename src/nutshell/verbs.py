@@ -20,6 +20,7 @@ from nutshell.errors import DataError, ProofError, RunError, UsageError
 from nutshell.files import write_bytes, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.compare import OVERHEAD, FlopsCost, LayerCost, StepCost, compare
+from nutshell.pipeline.compressing import CHUNK_BYTES, compress_file, decompress_file
 from nutshell.pipeline.describe import describe as describe_recipe
 from nutshell.pipeline.doctor import examine
 from nutshell.pipeline.explain import explain as explain_run
@@ -46,6 +47,7 @@ from nutshell.report.strategy_tables import strategies_chart, strategies_view
 from nutshell.report.tables import (
     View,
     checks_view,
+    compressed_view,
     ledger_view,
     manifest_view,
     proof_view,
@@ -63,7 +65,11 @@ Flag = Annotated[bool, Parameter(negative="")]
 Seed = Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**63))]  # what numpy and torch both take
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
 
+AtLeastOne = Annotated[int, Parameter(validator=validators.Number(gte=1))]
+
 DEMO_RECIPE = "demo"
+# Each token is read once, and what was met before is remembered.
+COMPRESSED_BY = "rolling,mixture={}"
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: Seed = 0, fresh: Flag = False, json: Json = False) -> None:
@@ -357,6 +363,46 @@ def prove(
     _deliver(receipt, proof_view, receipt_path, terminal)
     if not receipt["ok"]:
         raise ProofError(f"{artifact}: the score is not proved: {receipt['reason']}")
+
+
+def compress(
+    artifact: Path,
+    source: Path,
+    out: Path,
+    *,
+    strategy: str = COMPRESSED_BY,
+    chunk_bytes: AtLeastOne = CHUNK_BYTES,
+    json: Json = False,
+) -> None:
+    """Write any file in few bytes, with the artifact's model.
+
+    Args:
+        artifact: the .nut file; `nutshell decompress` needs it, too.
+        source: the file to compress.
+        out: where to.
+        strategy: how the model reads, as in `nutshell score --strategy`.
+        chunk_bytes: bytes that are read for themselves; chunks run side by side.
+        json: print what it took as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    with terminal.stage("compress", unit="tokens") as advance:
+        done = compress_file(artifact, source, out, strategy=strategy, chunk_bytes=chunk_bytes, progress=advance)
+    terminal.result(done, compressed_view)
+
+
+def decompress(artifact: Path, source: Path, out: Path, *, json: Json = False) -> None:
+    """Write the file that was compressed with this artifact, or nothing.
+
+    Args:
+        artifact: the .nut file that it was compressed with.
+        source: the compressed file.
+        out: where to.
+        json: print what it took as JSON.
+    """
+    terminal = Terminal(as_json=json)
+    with terminal.stage("decompress", unit="tokens") as advance:
+        done = decompress_file(artifact, source, out, progress=advance)
+    terminal.result(done, compressed_view)
 
 
 def sample(

@@ -15,6 +15,8 @@ SURFACE = {
     "score": ("artifact data", "stride schedule strategy budget passes compare plot out json"),
     "prove": ("artifact", "data docs max-tokens all strategy claim out check json"),
     "audit": ("data", "artifact strategy command batch scorer independent tokens seed timeout out json"),
+    "compress": ("artifact source out", "strategy chunk-bytes json"),
+    "decompress": ("artifact source out", "json"),
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "probe": ("artifact data", "schedule jacobian-steps early-stop weights json"),
     "report": ("run", ""),

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -629,6 +631,80 @@ def test_a_program_that_cannot_be_scored(run, data, trained, program, tmp_path):
     fails(run(*prove, "--all", "--docs", 3), "--all is every document", status=2)
     assert run("prove", trained / "model.nut", "--data", data, "--docs", 2, "--out", tmp_path / "a.nsp")[0] == 0
     fails(run("pipe", "check", program, tmp_path / "a.nsp", "--data", data), "a proof of an artifact, not of a program")
+
+
+FILES = {
+    "text": b"number 7 and then 49 with 0 more words to count\n" * 9,
+    "nothing": b"",
+    "all bytes": bytes(range(256)) * 2,
+    "cut letters": "été, naïve, 字".encode() * 7 + b"\xe5\xad",
+    "zeros": bytes(300),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("strategy", ["rolling,mixture={}", "sliding,stride=8"])
+def test_any_file_is_compressed_and_comes_back(run, trained, tmp_path, name, strategy):
+    artifact, source, packed, back = (trained / "model.nut", *(tmp_path / part for part in ("a", "a.nz", "b")))
+    source.write_bytes(FILES[name])
+    status, out, _ = run("compress", artifact, source, packed, "--strategy", strategy, "--chunk-bytes", 100, "--json")
+    assert status == 0
+    assert json.loads(out)["compressed_bytes"] == packed.stat().st_size
+    assert run("decompress", artifact, packed, back)[0] == 0
+    assert back.read_bytes() == FILES[name]
+
+
+def test_a_compressed_file_that_cannot_be_read_writes_nothing(run, trained, recipe, data, tmp_path, monkeypatch):
+    artifact, source, packed, back = (trained / "model.nut", *(tmp_path / part for part in ("a", "a.nz", "b")))
+    source.write_bytes(FILES["text"])
+    assert run("compress", artifact, source, packed)[0] == 0
+    content = packed.read_bytes()
+    for place in range(0, len(content), 7):
+        packed.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        fails(run("decompress", artifact, packed, back), f"{packed}: ")
+    for cut in (0, 5, 12, len(content) - 1):
+        packed.write_bytes(content[:cut])
+        fails(run("decompress", artifact, packed, back), f"{packed}: ")
+    packed.write_bytes(content)
+    other = tmp_path / "other"
+    assert run("train", recipe, "--data", data, "--out", other, "--seed", 1)[0] == 0
+    assert run("pack", other)[0] == 0
+    fails(run("decompress", other / "model.nut", packed, back), "compressed with another artifact")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("nutshell.pipeline.compressing._PROBED_STEPS", 39)
+        fails(run("decompress", artifact, packed, back), "whose arithmetic rounds otherwise than here")
+    assert not back.exists()
+    fails(run("compress", artifact, tmp_path / "none", packed), "none: No such file")
+    fails(run("compress", artifact, source, packed, "--strategy", "sliding,unit=stream"), "over the stream")
+    assert packed.read_bytes() == content
+    assert run("decompress", artifact, packed, back)[0] == 0
+    assert back.read_bytes() == FILES["text"]
+
+
+def test_a_header_that_was_forged_is_one_line(run, trained, tmp_path):
+    """With a checksum of its own: what a stranger would write."""
+    artifact, source, packed = trained / "model.nut", tmp_path / "a", tmp_path / "a.nz"
+    source.write_bytes(FILES["text"])
+    assert run("compress", artifact, source, packed)[0] == 0
+    content = packed.read_bytes()
+    length = int.from_bytes(content[8:12], "little")
+    header, bits = msgspec.msgpack.decode(content[12 : 12 + length]), content[12 + length : -4]
+    for place, value in [
+        (2, "guess"),
+        (3, 10**6),
+        (4, 0),
+        (5, 10**12),
+        (6, []),
+        (6, [1, 2, 3]),
+        (7, 1),
+        (8, bytes(32)),
+    ]:
+        forged = [*header[:place], value, *header[place + 1 :]]
+        packed_header = msgspec.msgpack.encode(forged)
+        archive = content[:8] + len(packed_header).to_bytes(4, "little") + packed_header + bits
+        packed.write_bytes(archive + zlib.crc32(archive).to_bytes(4, "little"))
+        fails(run("decompress", artifact, packed, tmp_path / "b"), f"{packed}: ")
+    assert not (tmp_path / "b").exists()
 
 
 def test_an_artifact_is_audited(run, trained, data, tmp_path):

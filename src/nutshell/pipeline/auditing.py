@@ -38,7 +38,7 @@ from nutshell.score.means import Means
 from nutshell.score.predictor import Progress
 from nutshell.score.text import Documents
 
-TRACE, APART, BOOT = "P6 access trace", "P7 disjointness", "P8 boot"
+TRACE, APART, BOOT = "P6 access trace", "P7 separate texts", "P8 boot"
 # Of the text, what probes read again and again: so many documents, and so many tokens of each.
 _DOCUMENTS, _TOKENS_EACH = 12, 192
 # Documents that an artifact reads side by side.

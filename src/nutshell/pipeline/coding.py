@@ -37,16 +37,21 @@ class ArtifactCoder(CoderHere):
         self, layout: Layout, pieces: Mapping[int, DocumentTokens], advance: Advance
     ) -> Iterator[tuple[int, bytes]]:
         """Code the documents of each piece."""
-        _compute_with(layout.threads)
+        compute_with(layout.threads)
         return super().encode(layout, pieces, advance)
 
     def decode(self, layout: Layout, pieces: Mapping[int, bytes], advance: Advance) -> Iterator[tuple[int, Decoded]]:
         """Read the bits of each piece."""
-        _compute_with(layout.threads)
+        compute_with(layout.threads)
         return super().decode(layout, pieces, advance)
 
 
-def _compute_with(threads: int) -> None:
+def compute_with(threads: int) -> None:
+    """Set the threads of the arithmetic.
+
+    Raises:
+        ProofError: torch does not take so many.
+    """
     torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise ProofError(f"the proof was computed with {threads} threads, of which torch has {torch.get_num_threads()}")

@@ -130,6 +130,16 @@ def proof_view(receipt: Mapping[str, Any]) -> RenderableType:
     return Group(*lines)
 
 
+def compressed_view(done: Mapping[str, Any]) -> RenderableType:
+    """How many bytes became how many."""
+    line = Text(f"{done['bytes']:,} bytes in {done['compressed_bytes']:,}")
+    if done["bytes"]:
+        line.append(f": {8 * done['compressed_bytes'] / done['bytes']:.4f} bits per byte")
+    if "artifact_bytes" in done:
+        line.append(f"; the artifact of {done['artifact_bytes']:,} bytes is needed to read it")
+    return line
+
+
 def sample_view(sample: Mapping[str, Any]) -> RenderableType:
     """What a model wrote, line by line."""
     return Text(escape_controls(sample["text"]))
