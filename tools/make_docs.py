@@ -8,7 +8,7 @@ A table stands between two HTML comments. The techniques are those of the recipe
 words of its docstring. The result is `results/demo.json`: a run's summary.json, and its run.json under `receipt`. The
 README's `--vocab` is that of the demo recipe. Strategies of scoring are those of `results/strategies.json`, which
 `nutshell score --compare` wrote, their proofs those of `results/proofs.json`, by `benchmarks/proving.py`, their speed
-that of `results/scoring.json`, by `benchmarks/scoring.py`.
+that of `results/scoring.json`, by `benchmarks/scoring.py`; compressed texts are those of `results/compressing.json`.
 """
 
 import argparse
@@ -164,6 +164,20 @@ def proofs_table(path: Path) -> str:
     return f"{stored['processor']}, {stored['threads']} threads.\n\n{_table(header, rows)}"
 
 
+def compressing_table(path: Path) -> str:
+    """Tabulate what an artifact makes of texts of several kinds, beside general compressors."""
+    if not path.exists():
+        return NO_RESULT
+    stored = read_json(path)
+    names = list(stored["rows"][0]["bpb"])
+    rows = [
+        (row["text"], f"{row['bytes']:,}", *(f"{row['bpb'][name]:.3f}" for name in names)) for row in stored["rows"]
+    ]
+    return f"Bits per byte; the artifact has {stored['artifact_bytes']:,} bytes.\n\n" + _table(
+        ("Text", "Bytes", *names), rows
+    )
+
+
 def speed_table(path: Path) -> str:
     """Tabulate how fast strategies score, beside plain loops."""
     if not path.exists():
@@ -236,7 +250,10 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def current(root: Path) -> Mapping[Path, str]:
     """Make every document that has something made in it, as it should be now."""
     readme, techniques = root / "README.md", root / "docs" / "techniques" / "README.md"
-    scoring, results = root / "docs" / "scoring-rules.md", root / "results"
+    scoring, compressing, results = (
+        *(root / "docs" / name for name in ("scoring-rules.md", "compressing.md")),
+        root / "results",
+    )
     vocab_size = resolve("demo").recipe.model.vocab_size
     text = re.sub(r"--vocab \d+", f"--vocab {vocab_size}", readme.read_text(encoding="utf-8"))
     rules = scoring.read_text(encoding="utf-8")
@@ -249,6 +266,9 @@ def current(root: Path) -> Mapping[Path, str]:
     return {
         readme: filled(text, "results", results_table(results / "demo.json")),
         scoring: rules,
+        compressing: filled(
+            compressing.read_text(encoding="utf-8"), "compressing", compressing_table(results / "compressing.json")
+        ),
         techniques: filled(techniques.read_text(encoding="utf-8"), "techniques", techniques_table()),
     }
 
