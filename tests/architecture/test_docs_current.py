@@ -136,6 +136,14 @@ def test_a_document_without_a_place_for_its_table_is_refused():
         make_docs.filled("text", "results", "table")
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/scoring-rules.md", "docs/compression.md", "docs/log.md"])
+def test_a_page_with_scores_of_ours_says_what_is_proved(page):
+    """Pages on techniques and footguns quote others' numbers only."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert re.search(r"\d\.\d{3,}", text)
+    assert "not proved" in text or "| Proof |" in text
+
+
 def test_no_link_of_the_documents_leads_nowhere():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
