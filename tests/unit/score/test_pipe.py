@@ -196,3 +196,23 @@ def test_noise_in_the_pipe_is_always_one_line_and_always_ends():
             outcomes["refused"] += "\n" not in str(error)
     assert sum(outcomes.values()) == 100_000
     assert min(outcomes.values()) > 1_000, outcomes
+
+
+def test_programs_that_say_anything_end_as_one_line(tmp_path):
+    """Through real pipes: hello and then noise, or noise from the beginning, cut anywhere."""
+    generator = np.random.default_rng(1)
+    path = tmp_path / "said"
+    honest = message(b"H", HELLO) + 3 * message(b"L", UNIFORM)
+    for number in range(150):
+        said = bytearray(honest if number % 3 else generator.bytes(200))
+        for place in generator.integers(0, len(said), int(generator.integers(1, 30))):
+            said[place] = int(generator.integers(0, 256))
+        path.write_bytes(bytes(said[: int(generator.integers(0, len(said)))]))
+
+        def ask():
+            with PipePredictor(f"cat {path}", timeout=20) as predictor:
+                score_online(predictor, DOCUMENTS, kind="command")
+
+        with pytest.raises((PredictorError, ProofError, DataError)) as raised:
+            ask()
+        assert "\n" not in str(raised.value)
