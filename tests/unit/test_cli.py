@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from nutshell import cli
 from nutshell.files import read_json, sha256_file
+from nutshell.pipeline import store
 from nutshell.pipeline.training import MetricsLog
 from nutshell.train import compute
 
@@ -521,7 +522,7 @@ def change_receipt(bitstream, change):
     path = bitstream.with_suffix(".json")
     receipt = read_json(path)
     change(receipt)
-    path.write_text(json.dumps(receipt))
+    path.write_text(json.dumps(store.sealed(receipt)))
 
 
 def test_a_stored_proof_is_checked_without_the_text(run, trained, proof):
@@ -768,6 +769,23 @@ def test_what_cannot_be_audited(run, trained, data):
     assert (status, "no GPU" in out) == (1, True)
 
 
+def test_every_altered_value_of_a_receipt_is_noticed(run, trained, proof):
+    """A byte in another place each time: what is no receipt any more, or has another value, is refused."""
+    path = proof.with_suffix(".json")
+    content = path.read_bytes()
+    noticed = 0
+    for place in range(3, len(content), 11):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            same = json.loads(path.read_bytes()) == json.loads(content)
+        except ValueError:
+            same = False
+        if not same:  # spaces between values are nobody's
+            fails(run("prove", trained / "model.nut", "--check", proof), f"{path}: ")
+            noticed += 1
+    assert noticed > 100
+
+
 def test_a_receipt_that_is_none(run, trained, proof):
     check = ("prove", trained / "model.nut", "--check", proof)
     path = proof.with_suffix(".json")
@@ -779,13 +797,14 @@ def test_a_receipt_that_is_none(run, trained, proof):
         {"layout": layout | {"pieces": [1]}},
         {"layout": layout | {"document_crcs": layout["document_crcs"][1:]}},
     ):
-        path.write_text(json.dumps(receipt | change))
+        path.write_text(json.dumps(store.sealed(receipt | change)))
         fails(run(*check), f"{path}: not the receipt of a proof")
     for content in (b"", b"{", b"[]", b"\xff", b'{"x": ' + b"[" * 100_000):
         path.write_bytes(content)
         fails(run(*check), f"{path}: not the receipt of a proof")
     for change, said in (({"stride": 17}, "stride 17"), ({"kind": "guess"}, "unknown kind 'guess'")):
-        path.write_text(json.dumps(receipt | {"layout": layout | {"strategy": layout["strategy"] | change}}))
+        forged = receipt | {"layout": layout | {"strategy": layout["strategy"] | change}}
+        path.write_text(json.dumps(store.sealed(forged)))
         fails(run(*check), f"{proof}: the proof does not hold: ")
         fails(run(*check), said)
     path.unlink()

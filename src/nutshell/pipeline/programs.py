@@ -73,7 +73,7 @@ def prove_program(
             progress=lambda done, _: progress(total + done, 3 * total),
         )
     facts = {"artifact_sha256": "", "command": command, "seconds": time.perf_counter() - start}
-    return bitstream, {**msgspec.to_builtins(receipt), **facts}
+    return bitstream, store.sealed({**msgspec.to_builtins(receipt), **facts})
 
 
 def check_program(

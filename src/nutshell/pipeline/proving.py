@@ -84,7 +84,7 @@ def prove_artifact(
         progress=progress,
     )
     facts = {"artifact_sha256": artifact_sha256, "seconds": time.perf_counter() - start}
-    return bitstream, {**msgspec.to_builtins(receipt), **facts}
+    return bitstream, store.sealed({**msgspec.to_builtins(receipt), **facts})
 
 
 def check_proof(artifact: Path, bitstream: Path, *, note: Callable[[str], None], progress: Progress) -> dict[str, Any]:

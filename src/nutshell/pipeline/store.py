@@ -1,5 +1,6 @@
 """The files of a run directory: their names, and reading them back, with one clear line when that fails."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from nutshell.config.loader import decode, read_table
 from nutshell.data.dataset import Dataset
 from nutshell.data.tokenizer import Tokenizer
 from nutshell.errors import ArtifactError, ProofError, RunError, UsageError
-from nutshell.files import read_json
+from nutshell.files import read_json, sha256_bytes
 from nutshell.recipe import Recipe
 from nutshell.score.prove import Receipt
 from nutshell.score.text import Documents
@@ -50,11 +51,16 @@ CHECKED = (
 
 
 class StoredReceipt(Receipt, frozen=True, kw_only=True):
-    """A proof's receipt as its stage writes it: with the artifact or the program it is of, and the seconds it took."""
+    """A proof's receipt as its stage writes it: with the artifact or the program it is of, and the seconds it took.
+
+    `seal` is the hash of all the rest, so that no value changes unnoticed; whoever means to forge can seal again, and
+    has the decoder to deceive then.
+    """
 
     artifact_sha256: str
     command: str = ""
     seconds: float
+    seal: str
 
 
 def read_stage(path: Path, *, remedy: str) -> dict[str, Any]:
@@ -94,11 +100,21 @@ def read_proof(bitstream: Path) -> tuple[bytes, StoredReceipt]:
     """
     receipt = receipt_beside(bitstream)
     try:
-        return bitstream.read_bytes(), msgspec.json.decode(receipt.read_bytes(), type=StoredReceipt)
+        bits, written = bitstream.read_bytes(), msgspec.json.decode(receipt.read_bytes())
+        found = msgspec.convert(written, StoredReceipt)
     except OSError as error:
         raise ProofError(f"{error.filename}: cannot read the proof ({error.strerror})") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProofError(f"{receipt}: not the receipt of a proof ({error})") from error
+    if sealed(written)["seal"] != found.seal:
+        raise ProofError(f"{receipt}: was altered: its seal is not that of its values")
+    return bits, found
+
+
+def sealed(receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a receipt with the seal of its other values."""
+    rest = {name: value for name, value in receipt.items() if name != "seal"}
+    return rest | {"seal": sha256_bytes(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())}
 
 
 def remove_run(run_dir: Path) -> None:
