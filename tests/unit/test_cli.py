@@ -745,6 +745,7 @@ def test_an_object_is_audited(run, data, tmp_path, monkeypatch):
         "import numpy as np\n"
         "def honest(tokens, vocab_size, bos_id):\n    return np.full(len(tokens) - 1, np.log(vocab_size))\n"
         "def short(tokens, vocab_size, bos_id):\n    return honest(tokens, vocab_size, bos_id)[:-1]\n"
+        "def broken(tokens, vocab_size, bos_id):\n    return 1 / 0\n"
         "def words(tokens, vocab_size, bos_id):\n    return ['much'] * (len(tokens) - 1)\n"
     )
     audit = ("audit", "--data", data, "--scorer")
@@ -752,6 +753,9 @@ def test_an_object_is_audited(run, data, tmp_path, monkeypatch):
     assert status == 0, out
     fails(run(*audit, "mine:short"), "P5 coverage and bytes")
     fails(run(*audit, "mine:words"), "failed P1 noise")
+    status, out, _ = run(*audit, "mine:broken")
+    assert status == 1
+    assert "the scorer failed: ZeroDivisionError" in out
     fails(run(*audit, "mine:nothing"), "cannot find it", status=2)
     fails(run(*audit, "mine"), "write it as module:object", status=2)
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from nutshell.errors import PredictorError, UsageError
+from nutshell.errors import NutshellError, PredictorError, UsageError
 from nutshell.score.pipe import PipePredictor
 from nutshell.score.predictor import OnlinePredictor
 
@@ -132,9 +132,14 @@ class Batch:
         """Call the function.
 
         Raises:
-            PredictorError: what it returned are no numbers.
+            PredictorError: it failed, or what it returned are no numbers.
         """
-        found = self._function(tokens.copy())
+        try:
+            found = self._function(tokens.copy())
+        except NutshellError:
+            raise
+        except Exception as error:  # whatever somebody else's code may raise
+            raise PredictorError(f"the scorer failed: {type(error).__name__}: {error}") from error
         nats, num_bytes = found if isinstance(found, tuple) else (found, None)
         try:
             return Reported(
