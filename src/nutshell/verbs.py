@@ -346,7 +346,7 @@ def prove(
         "documents": PROVED_DOCUMENTS if docs is None else docs,
         "max_tokens": PROVED_TOKENS if max_tokens is None else max_tokens,
     }
-    journal = out.with_suffix(".part") if out else None
+    journal = store.journal_beside(out) if out else None
     with terminal.stage("prove", unit="tokens") as advance:
         bitstream, receipt = prove_artifact(
             artifact,

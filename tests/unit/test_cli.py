@@ -870,6 +870,14 @@ def test_shards_that_were_altered(run, recipe, data, tmp_path):
     fails(run("train", recipe, "--data", copy, "--out", tmp_path / "o"), "not what manifest.json describes")
 
 
+def test_a_run_is_deleted_with_what_a_broken_off_proof_has_kept(tmp_path):
+    run_dir = tmp_path / "out"
+    (run_dir / "proof.part").mkdir(parents=True)
+    (run_dir / "proof.part" / "coded-0.piece").write_bytes(b"bits")
+    store.remove_run(run_dir)
+    assert not run_dir.exists()
+
+
 def test_fresh_deletes_nothing_that_no_run_wrote(run, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     fails(run("demo", "--fresh", "--out", tmp_path), "holds 'thesis.tex', which no run writes")

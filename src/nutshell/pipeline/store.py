@@ -91,6 +91,11 @@ def receipt_beside(bitstream: Path) -> Path:
     return bitstream.with_suffix(".json")
 
 
+def journal_beside(bitstream: Path) -> Path:
+    """Name the folder in which a proof is kept while it is made."""
+    return bitstream.with_suffix(".part")
+
+
 def read_proof(bitstream: Path) -> tuple[bytes, StoredReceipt]:
     """Read a bitstream and the receipt beside it.
 
@@ -123,7 +128,7 @@ def remove_run(run_dir: Path) -> None:
     Raises:
         RunError: the folder holds something else than a run, and is left alone.
     """
-    own = {*RUN_FILES, "data"}
+    own = {*RUN_FILES, "data", journal_beside(Path(BITSTREAM)).name}
     if strangers := sorted(path.name for path in run_dir.iterdir() if path.name not in own):
         raise RunError(f"{run_dir}: holds '{strangers[0]}', which no run writes; delete the folder yourself")
     shutil.rmtree(run_dir)
