@@ -798,6 +798,7 @@ def test_a_receipt_that_is_none(run, trained, proof):
     for change in (
         {"tokens": "many"},
         {"layout": layout | {"rows": 0}},
+        {"layout": layout | {"threads": 1025}},
         {"layout": layout | {"pieces": [1]}},
         {"layout": layout | {"document_crcs": layout["document_crcs"][1:]}},
     ):

@@ -28,7 +28,7 @@ from nutshell.pipeline.coding import compute_with
 from nutshell.pipeline.scoring import set_up
 from nutshell.pipeline.strategies import StrategyConfig, read_strategy
 from nutshell.score.coding import frequency_table
-from nutshell.score.layout import Layout, crc
+from nutshell.score.layout import Layout, Threads, crc
 from nutshell.score.ledger import Strategy
 from nutshell.score.predictor import Progress
 from nutshell.score.prove import TOKENS_PER_BIT
@@ -65,7 +65,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     arithmetic_sha256: _Hash
     strategy: str
     rows: Annotated[int, msgspec.Meta(ge=1, le=4096)]
-    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    threads: Threads
     tokens: int
     crcs: tuple[int, ...]
     num_bytes: int

@@ -13,6 +13,8 @@ from nutshell.score.ledger import Strategy
 from nutshell.score.text import Documents
 
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+Threads = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+"""Of the arithmetic; a stranger's file may not ask for more."""
 
 
 class Shape(NamedTuple):
@@ -58,7 +60,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Strategy
     rows: AtLeastOne
     pieces: tuple[AtLeastOne, ...]
-    threads: AtLeastOne
+    threads: Threads
     bos_id: int
     document_ids: tuple[int, ...]
     document_crcs: tuple[int, ...]
