@@ -18,11 +18,11 @@ SHARD = "nutshell_val_000000.bin"
 def batch_command(command: str, *, vocab_size: int, bos_id: int, independent: bool = False, timeout: float) -> Batch:
     """Audit a program that is given a folder with a shard of validation tokens, and prints a number for each target.
 
-    The folder is its last argument, the shard in it is `SHARD`. A line of the form `bytes N` says
-    what it counted; lines that are no numbers are passed over.
+    The folder is its last argument, the shard in it is `SHARD`. Lines of the form `bytes N` and
+    `bpb X` say what it counted and what it makes of it; other lines that are no numbers are passed over.
     """
 
-    def run(tokens: Stream) -> tuple[np.ndarray, int | None]:
+    def run(tokens: Stream) -> tuple[np.ndarray, int | None, float | None]:
         with tempfile.TemporaryDirectory() as folder:
             write_shard(Path(folder) / SHARD, tokens.astype(np.uint16))
             return _printed(_output(command, folder, timeout))
@@ -45,16 +45,20 @@ def _output(command: str, folder: str, timeout: float) -> str:
     return done.stdout.decode("utf-8", errors="replace")
 
 
-def _printed(text: str) -> tuple[np.ndarray, int | None]:
-    """Read what a scorer printed: numbers, a line each, and maybe the bytes."""
-    nats, num_bytes = [], None
+def _printed(text: str) -> tuple[np.ndarray, int | None, float | None]:
+    """Read what a scorer printed: numbers, a line each, and maybe the bytes and the score."""
+    nats: list[float] = []
+    said: dict[str, float] = {}
     for line in text.splitlines():
         name, _, rest = line.strip().partition(" ")
-        if name == "bytes" and rest.strip().isdecimal():
-            num_bytes = int(rest)
-            continue
+        named = name in ("bytes", "bpb")
         try:
-            nats.append(float(line))
+            value = float(rest if named else line)
         except ValueError:
             continue
-    return np.array(nats), num_bytes
+        if named:
+            said[name] = value
+        else:
+            nats.append(value)
+    num_bytes = said.get("bytes")
+    return np.array(nats), None if num_bytes is None else round(num_bytes), said.get("bpb")

@@ -20,10 +20,11 @@ Stream = Int64[np.ndarray, " T"]
 
 
 class Reported(NamedTuple):
-    """What a subject says of a stream: `-log p` of every target, in order, and the bytes that they stand for."""
+    """What a subject says of a stream: `-log p` of every target, in order; the bytes that they stand for; the score."""
 
     nats: Float64[np.ndarray, " N"]
     num_bytes: int | None = None
+    bpb: float | None = None
 
 
 class Subject(Protocol):
@@ -116,7 +117,7 @@ class Batch:
     """A function that is handed whole streams.
 
     Args:
-        function: Gives the nats of all targets; or these and the number of bytes.
+        function: Gives the nats of all targets; or these and the number of bytes, and maybe the bits per byte.
         vocab_size: Number of tokens.
         bos_id: The token that ends a document.
         independent: Whether it is said that documents do not influence one another.
@@ -140,10 +141,12 @@ class Batch:
             raise
         except Exception as error:  # whatever somebody else's code may raise
             raise PredictorError(f"the scorer failed: {type(error).__name__}: {error}") from error
-        nats, num_bytes = found if isinstance(found, tuple) else (found, None)
+        nats, num_bytes, bpb = (*found, None, None)[:3] if isinstance(found, tuple) else (found, None, None)
         try:
             return Reported(
-                np.asarray(nats, dtype=np.float64).reshape(-1), None if num_bytes is None else int(num_bytes)
+                np.asarray(nats, dtype=np.float64).reshape(-1),
+                None if num_bytes is None else int(num_bytes),
+                None if bpb is None else float(bpb),
             )
         except (TypeError, ValueError) as error:
             raise PredictorError(f"the scorer returned no array of numbers ({error})") from error

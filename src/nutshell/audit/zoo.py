@@ -135,8 +135,8 @@ class StaleCache(Counts):
     independent = True
 
 
-Scorer = Callable[[np.ndarray, int, int], "np.ndarray | tuple[np.ndarray, int]"]
-"""Given a stream, the size of the vocabulary and BOS: the nats of its targets, and maybe its bytes."""
+Scorer = Callable[[np.ndarray, int, int], "np.ndarray | tuple[np.ndarray, int] | tuple[np.ndarray, int, float]"]
+"""Given a stream, the size of the vocabulary and BOS: the nats of its targets, and maybe its bytes and its score."""
 
 
 def frozen_windows(tokens: np.ndarray, vocab_size: int, bos_id: int) -> np.ndarray:
@@ -221,10 +221,25 @@ def counting_bytes(wrong: Callable[[np.ndarray, int], int]) -> Scorer:
     return score
 
 
-def _bytes(targets: np.ndarray, bos_id: int, *, spaces: int = 1, high: int = 1) -> int:
-    """Count bytes with a table: of BOS none, of a space and of a byte beyond ASCII so many."""
+def honest_score(tokens: np.ndarray, vocab_size: int, bos_id: int) -> tuple[np.ndarray, int, float]:
+    """Divide all bits by all bytes, once."""
+    nats, num_bytes = frozen_windows(tokens, vocab_size, bos_id), _bytes(tokens[1:], bos_id)
+    return nats, num_bytes, float(nats.sum()) / math.log(2) / num_bytes
+
+
+def mean_of_ratios(tokens: np.ndarray, vocab_size: int, bos_id: int) -> tuple[np.ndarray, int, float]:
+    """Average the bits per byte of windows, the short last one as if it were long."""
+    nats, targets = frozen_windows(tokens, vocab_size, bos_id), tokens[1:]
+    firsts = range(0, len(targets), WINDOW)
+    bits = [nats[first : first + WINDOW].sum() / math.log(2) for first in firsts]
+    counted = [_bytes(targets[first : first + WINDOW], bos_id) for first in firsts]
+    return nats, sum(counted), float(np.mean(np.array(bits) / np.array(counted)))
+
+
+def _bytes(targets: np.ndarray, bos_id: int, *, spaces: int = 1, high: int = 1, lead: int | None = None) -> int:
+    """Count bytes with a table: of BOS none, of a space, a byte beyond ASCII and one that leads a letter so many."""
     table = np.ones(max(256, bos_id) + 1, dtype=np.int64)
-    table[128:256], table[ord(" ")], table[bos_id] = high, spaces, 0
+    table[128:256], table[192:256], table[ord(" ")], table[bos_id] = high, high if lead is None else lead, spaces, 0
     return int(table[targets].sum())
 
 
@@ -282,6 +297,7 @@ ZOO = {
     "frozen_windows": Member(frozen_windows, good=True),
     "score_first": Member(score_first, good=True),
     "honest_bytes": Member(counting_bytes(lambda targets, bos: _bytes(targets, bos)), good=True),
+    "honest_score": Member(honest_score, good=True),
     "unnormalised_mixture": Member(UnnormalisedMixture, good=False),
     "leaky_gate": Member(LeakyGate, good=False),
     "stale_cache": Member(StaleCache, good=False),
@@ -299,6 +315,8 @@ ZOO = {
     "leading_space_twice": Member(counting_bytes(lambda targets, bos: _bytes(targets, bos, spaces=2)), good=False),
     "fallback_as_replacement": Member(counting_bytes(lambda targets, bos: _bytes(targets, bos, high=3)), good=False),
     "fallback_as_six": Member(counting_bytes(lambda targets, bos: _bytes(targets, bos, high=6)), good=False),
+    "text_without_accents": Member(counting_bytes(lambda targets, bos: _bytes(targets, bos, lead=0)), good=False),
+    "mean_of_ratios": Member(mean_of_ratios, good=False),
     "bos_as_a_byte": Member(counting_bytes(lambda targets, bos: len(targets)), good=False),
 }
 
@@ -329,10 +347,12 @@ def main() -> None:
         return
     tokens = np.array(read_shard(Path(folder[0]) / SHARD), dtype=np.int64)
     found = made(tokens, int(vocab_size), int(bos_id))
-    nats, num_bytes = found if isinstance(found, tuple) else (found, None)
-    sys.stdout.write("\n".join(map(repr, nats.tolist())) + "\n")
-    if num_bytes is not None:
-        sys.stdout.write(f"bytes {num_bytes}\n")
+    nats, *said = found if isinstance(found, tuple) else (found,)
+    lines = [
+        *map(repr, nats.tolist()),
+        *(f"{name} {value!r}" for name, value in zip(("bytes", "bpb"), said, strict=False)),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

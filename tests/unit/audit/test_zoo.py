@@ -37,6 +37,8 @@ MADE_FOR = {
     "leading_space_twice": "P5",
     "fallback_as_replacement": "P5",
     "fallback_as_six": "P5",
+    "text_without_accents": "P5",
+    "mean_of_ratios": "P5",
     "bos_as_a_byte": "P5",
 }
 
