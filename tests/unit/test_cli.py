@@ -627,7 +627,14 @@ def test_a_program_that_cannot_be_scored(run, data, trained, program, tmp_path):
     silent = f"{sys.executable} -c 'import time; time.sleep(60)'"
     fails(run(*pipe, silent, "--data", data, "--timeout", "0.5s"), "has not answered within 0.5 s")
     small = f"{sys.executable} {EXAMPLES / 'adaptive.py'} 20 1"
-    fails(run(*pipe, small, "--data", data), "the predictor one of 20")
+    fails(run(*pipe, small, "--data", data), "the text has 300 tokens, of which 1 is BOS; the predictor says 20 and 1")
+    elsewhere = program.rpartition(" ")[0] + " 2"
+    for refused in (
+        run(*pipe, elsewhere, "--data", data),
+        run("pipe", "prove", elsewhere, "--data", data),
+        run("audit", "--command", elsewhere, "--data", data),
+    ):
+        fails(refused, "the predictor says 300 and 2")
     prove = ("pipe", "prove", program, "--data", data)
     fails(run(*prove, "--all", "--docs", 3), "--all is every document", status=2)
     assert run("prove", trained / "model.nut", "--data", data, "--docs", 2, "--out", tmp_path / "a.nsp")[0] == 0

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from nutshell.errors import NutshellError, PredictorError, UsageError
-from nutshell.score.pipe import PipePredictor
+from nutshell.score.pipe import Hello, PipePredictor
 from nutshell.score.predictor import OnlinePredictor
 
 Stream = Int64[np.ndarray, " T"]
@@ -97,14 +97,14 @@ class Online:
                         place, stop = place[going], stop[going]
 
 
-def piped(command: str, *, timeout: float) -> Online:
-    """Audit a program that speaks the predictor protocol.
+def piped(command: str, *, timeout: float, check: Callable[[Hello], None] = lambda _: None) -> Online:
+    """Audit a program that speaks the predictor protocol; `check` may refuse what it says of itself.
 
     Raises:
         PredictorError: it does not say hello.
     """
     with PipePredictor(command, timeout=timeout) as predictor:
-        hello = predictor.hello
+        check(hello := predictor.hello)
     return Online(
         lambda _: PipePredictor(command, timeout=timeout),
         vocab_size=hello.vocab_size,

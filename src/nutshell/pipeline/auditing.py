@@ -31,6 +31,7 @@ from nutshell.errors import NutshellError
 from nutshell.files import sha256_bytes
 from nutshell.machine import versions
 from nutshell.pipeline import store
+from nutshell.pipeline.programs import check_hello
 from nutshell.pipeline.scoring import set_up
 from nutshell.pipeline.strategies import Sliding, StrategyConfig
 from nutshell.ranks import ALONE
@@ -103,7 +104,7 @@ def audit_program(
     documents = store.documents_of(dataset, dataset.tokenizer)
     sizes = {"vocab_size": dataset.tokenizer.vocab_size, "bos_id": dataset.tokenizer.bos_id}
     if command is not None:
-        subject: Subject = piped(command, timeout=timeout)
+        subject: Subject = piped(command, timeout=timeout, check=lambda hello: check_hello(hello, dataset.tokenizer))
     elif batch is not None:
         subject = batch_command(batch, **sizes, independent=independent, timeout=timeout)
     else:

@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 
 from nutshell.data.dataset import Dataset
-from nutshell.errors import NutshellError, ProofError
+from nutshell.data.tokenizer import Tokenizer
+from nutshell.errors import DataError, NutshellError, ProofError
 from nutshell.machine import versions
 from nutshell.pipeline import store
 from nutshell.score.config import ProveConfig
 from nutshell.score.layout import Layout, Shape
-from nutshell.score.pipe import PipePredictor
+from nutshell.score.pipe import Hello, PipePredictor
 from nutshell.score.predictor import Progress
 from nutshell.score.prove import CoderHere, Proof, prove, verify
 from nutshell.score.sequential import score_online
@@ -32,6 +33,7 @@ def score_program(command: str, data_dir: Path, *, timeout: float, progress: Pro
     start = time.perf_counter()
     dataset, documents = _open(data_dir)
     with PipePredictor(command, timeout=timeout) as predictor:
+        check_hello(predictor.hello, dataset.tokenizer)
         score = score_online(predictor, documents, kind="command", settings={"command": command}, progress=progress)
     seconds = time.perf_counter() - start
     return {
@@ -51,11 +53,12 @@ def prove_program(
     `config` says which sample of documents; None: all.
     """
     start = time.perf_counter()
-    _, documents = _open(data_dir)
+    dataset, documents = _open(data_dir)
     if config is not None:
         documents = documents.sample(num_documents=config.documents, max_tokens=config.max_tokens)
     total = documents.num_targets
     with PipePredictor(command, timeout=timeout) as predictor:
+        check_hello(predictor.hello, dataset.tokenizer)
         score = score_online(
             predictor,
             documents,
@@ -95,6 +98,19 @@ def check_program(
     except NutshellError as error:
         raise ProofError(f"{bitstream}: the proof does not hold: {error}") from error
     return {name: getattr(receipt, name) for name in store.CHECKED} | {"seconds": time.perf_counter() - start}
+
+
+def check_hello(hello: Hello, tokenizer: Tokenizer) -> None:
+    """Refuse a program that is for another tokenizer.
+
+    Raises:
+        DataError: its vocabulary or its BOS is another.
+    """
+    if (hello.vocab_size, hello.bos_id) != (tokenizer.vocab_size, tokenizer.bos_id):
+        raise DataError(
+            f"the text has {tokenizer.vocab_size} tokens, of which {tokenizer.bos_id} is BOS; the predictor says "
+            f"{hello.vocab_size} and {hello.bos_id}"
+        )
 
 
 def _open(data_dir: Path) -> tuple[Dataset, Documents]:
