@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 from nutshell import cli
-from nutshell.files import read_json, sha256_file
+from nutshell.data.dataset import Dataset
+from nutshell.files import read_json, sha256_file, write_json
 from nutshell.pipeline import store
 from nutshell.pipeline.training import MetricsLog
 from nutshell.train import compute
@@ -721,11 +722,38 @@ def test_an_artifact_is_audited(run, trained, data, tmp_path):
     assert run(*audit, "--strategy", "document_adapters,steps=[{targets = 8}]", "--out", out)[0] == 0
     found = read_json(out)
     answers = {verdict["probe"][:2]: verdict["answer"] for verdict in found["verdicts"]}
-    assert answers == {**dict.fromkeys(("P1", "P2", "P3", "P4", "P5", "P7", "P8"), "passed"), "P6": "not run"}
+    assert answers == dict.fromkeys(("P1", "P2", "P3", "P4", "P5", "P6", "P7", "P8"), "passed")
     assert found["answer"] == "passed"
     status, _, err = run(*audit, "--tokens", 100)
     assert status == 2
     assert "nothing failed, and yet P1 noise cannot tell" in err[-1]
+
+
+def test_the_trace_of_a_training_is_read(run, trained, data, tmp_path):
+    def trace(artifact=trained / "model.nut"):
+        status, out, _ = run("audit", artifact, "--data", data, "--json")
+        return status, next(verdict for verdict in json.loads(out)["verdicts"] if verdict["probe"] == "P6 access trace")
+
+    tokens = Dataset.open(data).val.edges[-1]
+    assert trace()[1]["evidence"] == f"validation tokens read: {tokens:,} (check), 0 (set_up), 0 (train)"
+    receipt = read_json(trained / "run.json")
+    receipt["sessions"].append({"reads": {"train": {"train": 5, "val": 3}}})
+    write_json(trained / "run.json", receipt)
+    status, found = trace()
+    assert (status, found["answer"]) == (1, "failed")
+    assert found["evidence"].endswith(" 3 (train)")
+
+    for name, changed, why in [
+        ("run.json", {"sessions": [{}]}, "kept no trace"),
+        ("run.json", {"data_digest": "0" * 64}, "trained on another data set"),
+        ("pack.json", {"artifact_sha256": "0" * 64}, "made another artifact"),
+    ]:
+        write_json(trained / name, read_json(trained / name) | changed)
+        _, found = trace()
+        assert found["answer"] == "not run"
+        assert why in found["evidence"]
+    shutil.copyfile(trained / "model.nut", tmp_path / "alone.nut")
+    assert trace(tmp_path / "alone.nut")[1]["evidence"] == "the run that made it is not beside it"
 
 
 @pytest.mark.parametrize(

@@ -170,8 +170,9 @@ class Dataset:
         Raises:
             DataError: a shard is of another tokenizer.
         """
-        for path in (*self._paths.train, *self._paths.val):
-            _check_range(path, read_shard(path), self.tokenizer)
+        for paths, stream in ((self._paths.train, self.train), (self._paths.val, self.val)):
+            for path, shard in zip(paths, stream.shards(), strict=True):
+                _check_range(path, shard, self.tokenizer)
 
     def check_overlap(self) -> None:
         """Refuse a split that is none.

@@ -58,11 +58,16 @@ def read_shard(path: Path) -> Tokens:
 
 
 class TokenStream:
-    """Shards one after another as one array that is only read where it is sliced."""
+    """Shards one after another as one array that is only read where it is sliced.
+
+    Attributes:
+        num_read: Tokens read so far, each as often as it was read.
+    """
 
     def __init__(self, shards: Sequence[Tokens]) -> None:
         self._shards = tuple(shards)
         self._starts = np.cumsum([0, *map(len, self._shards)])
+        self.num_read = 0
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -71,6 +76,7 @@ class TokenStream:
         """Copy the tokens from `window.start` to `window.stop`."""
         start, stop, step = window.indices(len(self))
         assert step == 1, "a stream is read forwards"
+        self.num_read += max(stop - start, 0)
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         parts = []
         for shard, shard_start in zip(self._shards[first:], self._starts[first:], strict=False):
@@ -86,6 +92,7 @@ class TokenStream:
 
     def take(self, positions: Int64[np.ndarray, " N"]) -> Tokens:
         """Copy the tokens at positions that rise."""
+        self.num_read += len(positions)
         cuts = np.searchsorted(positions, self._starts)
         parts = [
             shard[positions[low:high] - start]
@@ -95,8 +102,14 @@ class TokenStream:
 
     def find(self, token: int) -> Int64[np.ndarray, " N"]:
         """List the positions of a token in rising order; reads every shard."""
-        pairs = zip(self._shards, self._starts, strict=False)
+        pairs = zip(self.shards(), self._starts, strict=False)
         return np.concatenate([np.flatnonzero(shard == token) + start for shard, start in pairs])
+
+    def shards(self) -> Iterator[Tokens]:
+        """Iterate over the shards, each read as a whole."""
+        for shard in self._shards:
+            self.num_read += len(shard)
+            yield shard
 
     def documents(self, bos_id: int) -> Iterator[Tokens]:
         """Cut the stream at each BOS, which is left out; what precedes the first one counts as a document too."""

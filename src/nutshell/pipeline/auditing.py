@@ -1,9 +1,6 @@
 """The audit: which probes a subject allows, run one after the other on streams cut from a data set."""
 
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -26,11 +23,13 @@ from nutshell.audit.normalised import probe_normalised
 from nutshell.audit.subjects import Online, Stream, Subject, imported, piped
 from nutshell.audit.verdict import Answer, Verdict, overall
 from nutshell.data.dataset import Dataset
+from nutshell.data.reads import CHECK
 from nutshell.data.verify import verify
 from nutshell.errors import NutshellError
 from nutshell.files import sha256_bytes
 from nutshell.machine import versions
 from nutshell.pipeline import store
+from nutshell.pipeline.apart import run_apart
 from nutshell.pipeline.programs import check_hello
 from nutshell.pipeline.scoring import set_up
 from nutshell.pipeline.strategies import Sliding, StrategyConfig
@@ -39,6 +38,7 @@ from nutshell.score.means import Means
 from nutshell.score.predictor import Progress
 from nutshell.score.text import Documents
 
+TRAINED_ON_IT = "training on the text"
 TRACE, APART, BOOT = "P6 access trace", "P7 separate texts", "P8 boot"
 # Of the text, what probes read again and again: so many documents, and so many tokens of each.
 _DOCUMENTS, _TOKENS_EACH = 12, 192
@@ -81,6 +81,7 @@ def audit_artifact(
     )
     own = {
         COVERAGE: lambda: _scored(subject, loaded, chosen, _cut(documents)),
+        TRACE: lambda: _traced(artifact.parent, sha256_bytes(content), dataset),
         BOOT: lambda: _booted(artifact, data_dir),
     }
     probes = _probes(subject, dataset, documents, tokens=tokens, seed=seed, calls=_CALLS) | own
@@ -127,7 +128,7 @@ def _probes(
         FLIPS: lambda: probe_flips(subject, text, seed=seed),
         SUFFIXES: lambda: probe_suffixes(subject, text, seed=seed),
         COVERAGE: lambda: probe_coverage(subject, text, cut.num_bytes),
-        TRACE: lambda: _not_run(TRACE, "what was read in training is not known here", "training on the text"),
+        TRACE: lambda: _not_run(TRACE, "what was read in training is not known here", TRAINED_ON_IT),
         APART: lambda: _apart(dataset),
         BOOT: lambda: _not_run(BOOT, "there is no artifact to boot from", "hidden files, wrong sizes"),
     }
@@ -189,29 +190,45 @@ def _apart(dataset: Dataset) -> Verdict:
     return _verdict(APART, answer, evidence, "the whole data set", "paraphrases; text that came from elsewhere")
 
 
+def _traced(run_dir: Path, artifact_sha256: str, dataset: Dataset) -> Verdict:
+    """P6: the run that made the artifact must have read validation text for checks before the first step alone."""
+    if not all((run_dir / name).exists() for name in (store.RECEIPT, store.LEDGER)):
+        return _not_run(TRACE, "the run that made it is not beside it", TRAINED_ON_IT)
+    receipt = store.read_stage(run_dir / store.RECEIPT, remedy="train again")
+    ledger = store.read_stage(run_dir / store.LEDGER, remedy="pack again")
+    if ledger["artifact_sha256"] != artifact_sha256 or ledger["weights_sha256"] != receipt["weights_sha256"]:
+        return _not_run(TRACE, "the run beside it made another artifact", TRAINED_ON_IT)
+    if receipt["data_digest"] != dataset.digest:
+        return _not_run(TRACE, "it was trained on another data set", TRAINED_ON_IT)
+    traces = [session.get("reads") for session in receipt["sessions"]]
+    if not all(traces):
+        return _not_run(TRACE, "the run beside it kept no trace", TRAINED_ON_IT)
+    read: dict[str, int] = {}
+    for trace in traces:
+        for purpose, sides in trace.items():
+            read[purpose] = read.get(purpose, 0) + sides["val"]
+    wrongly = any(number for purpose, number in read.items() if purpose != CHECK)
+    evidence = "validation tokens read: " + ", ".join(f"{number:,} ({purpose})" for purpose, number in read.items())
+    blind = "files that were opened past the data set; a receipt that was written by hand"
+    return _verdict(TRACE, "failed" if wrongly else "passed", evidence, f"{len(traces)} sessions", blind)
+
+
 def _booted(artifact: Path, data_dir: Path) -> Verdict:
     """P8: in an empty folder, with nothing but the artifact and the text, a fresh process must prove what it scores."""
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(artifact, Path(folder) / "model.nut")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copyfile(artifact, folder / "model.nut")
         sample = ["--docs", "2", "--max-tokens", str(_BOOT_TOKENS)]
-        arguments = ["prove", "model.nut", "--data", str(data_dir.resolve()), *sample, "--json"]
-        environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
-        environment |= {"HOME": folder, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-        done = subprocess.run(
-            [sys.executable, "-m", "nutshell", *arguments],
-            check=False,
-            capture_output=True,
-            cwd=folder,
-            env=environment,
-        )
-        left = sorted(path.name for path in Path(folder).iterdir() if path.name != "model.nut")
-    blind = "what is on this machine besides; the network is only discouraged"
-    if done.returncode:
-        said = done.stderr.decode("utf-8", errors="replace").strip().splitlines()[-1:]
-        return _verdict(BOOT, "failed", f"in an empty folder: {''.join(said)}", "one process", blind)
-    receipt = msgspec.json.decode(done.stdout)
+        done = run_apart(["prove", "model.nut", "--data", str(data_dir.resolve()), *sample, "--json"], folder)
+        left = sorted(path.name for path in folder.iterdir() if path.name != "model.nut")
+    where = "in an empty folder" + (" without a network" if done.without_network else "")
+    blind = "what is on this machine besides" + ("" if done.without_network else "; the network is only discouraged")
+    if done.status:
+        said = done.err.decode("utf-8", errors="replace").strip().splitlines()[-1:]
+        return _verdict(BOOT, "failed", f"{where}: {''.join(said)}", "one process", blind)
+    receipt = msgspec.json.decode(done.out)
     evidence = (
-        f"{receipt['tokens']:,} tokens scored, coded and decoded by fresh processes in an empty folder: "
+        f"{receipt['tokens']:,} tokens scored, coded and decoded by fresh processes {where}: "
         f"{receipt['overhead']:+.3%} of the claim" + (f"; it left {', '.join(left)}" if left else "")
     )
     return _verdict(BOOT, "passed", evidence, f"{receipt['tokens']:,} tokens", blind)

@@ -12,6 +12,7 @@ import safetensors.torch
 from nutshell.artifact.estimate import predict_bytes
 from nutshell.data.dataset import Dataset
 from nutshell.data.loading import Loader, Prefetched, build_loader
+from nutshell.data.reads import CHECK, Reads
 from nutshell.errors import DataError, RunError
 from nutshell.files import sha256_file, write_bytes, write_json
 from nutshell.machine import processor, versions
@@ -77,6 +78,7 @@ class Training:
             )
         self._resolved, self._dataset, self.run_dir = resolved, dataset, run_dir
         self._laps = laps or Laps()
+        self._reads = Reads(dataset)
         data_digest = dataset.digest  # of data without a manifest, it reads every byte
         self._laps.done("check")
         self._compute = Compute.choose(resolved.recipe.train, resolved.recipe.model)
@@ -137,6 +139,7 @@ class Training:
         if ranks.is_first:  # reads every byte
             self._dataset.verify()
         laps.done("check")
+        self._reads.done(CHECK)
         plan = Plan(
             config=recipe.train,
             phases=recipe.phases,
@@ -178,6 +181,7 @@ class Training:
             log = self._log(state, opened) if ranks.is_first else None
 
             def note(row: dict[str, Any]) -> None:
+                self._reads.done("train")
                 session.recompiled = num_compiled() - graphs
                 session.peak_memory_bytes |= peak_memory(self._compute.device)
                 if log:
@@ -185,6 +189,7 @@ class Training:
 
             probing = self._probing(plan, state, loader, opened) if ranks.is_first else None
             laps.done("set_up")
+            self._reads.done("set_up")
             clocked = state.spent.seconds + state.spent.probe_seconds
             try:
                 train(plan, state, gradients, note, on_warning=told.warned, probing=probing)
@@ -315,7 +320,12 @@ class Training:
 
     def _begin_session(self, state: TrainState, peaks: dict[str, int | None]) -> Session:
         """Put this process on the record, after those that an interrupted run had before."""
-        session = Session(after_step=state.spent.steps, seconds=self._laps.seconds, peak_memory_bytes=peaks)
+        session = Session(
+            after_step=state.spent.steps,
+            seconds=self._laps.seconds,
+            peak_memory_bytes=peaks,
+            reads=self._reads.tokens,
+        )
         if state.spent.steps:
             state.record.sessions.append(session)
         else:

@@ -75,6 +75,7 @@ class Session(msgspec.Struct):
         peak_memory_bytes: by what was watched; None where the system does not tell.
         checkpoints: written so far, before the one that holds this.
         checkpoint_seconds: what they took.
+        reads: tokens read of each side of the split, by what for; those of the first process.
     """
 
     after_step: int = 0
@@ -83,6 +84,7 @@ class Session(msgspec.Struct):
     peak_memory_bytes: dict[str, int | None] = {}
     checkpoints: int = 0
     checkpoint_seconds: float = 0.0
+    reads: dict[str, dict[str, int]] = {}
 
 
 class Record(msgspec.Struct):

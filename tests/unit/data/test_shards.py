@@ -87,3 +87,15 @@ def test_positions_count_over_all_shards():
     assert stream.find(2).tolist() == []
     assert stream.take(np.array([0, 1, 1, 4, 5, 8])).tolist() == [1, 5, 5, 1, 7, 1]
     assert stream.take(np.array([7])).tolist() == [9]
+
+
+def test_a_stream_counts_what_is_read_of_it():
+    stream = TokenStream([np.arange(5, dtype=np.uint16), np.arange(3, dtype=np.uint16)])
+    assert stream.num_read == 0
+    assert len(stream[1:7]) == stream.num_read == 6
+    stream.take(np.array([0, 6]))
+    assert stream.num_read == 8
+    stream.find(2)
+    assert stream.num_read == 16
+    assert sum(len(shard) for shard in stream.shards()) == 8
+    assert stream.num_read == 24

@@ -69,6 +69,11 @@ def test_the_receipt_of_a_resumed_run_is_that_of_all_its_sessions(training, monk
         each = [session["seconds"][name] for session in sessions]
         assert min(each) > 0
         assert receipt["seconds"][name] == pytest.approx(sum(each))
+    for session in sessions:
+        assert list(session["reads"]) == ["check", "set_up", "train"]
+        assert session["reads"]["check"]["val"] > 0
+        assert session["reads"]["train"]["train"] > 0
+        assert session["reads"]["set_up"]["val"] == session["reads"]["train"]["val"] == 0
     for name, peak in receipt["peak_memory_bytes"].items():
         assert peak == max(session["peak_memory_bytes"][name] for session in sessions)
     # A checkpoint cannot tell of itself: the two of the stopped sessions are missing.
