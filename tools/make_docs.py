@@ -119,8 +119,10 @@ def strategies_table(path: Path, proofs: Path) -> str:
         return NO_RESULT
     stored = read_json(path)
     found = msgspec.convert(stored, Strategies)
-    proved = read_json(proofs) if proofs.exists() else {}
-    rows_proved = proved["rows"] if proved.get("artifact_sha256") == stored["artifact_sha256"] else {}
+    proved = read_json(proofs)["rows"] if proofs.exists() else {}
+    rows_proved = {
+        strategy: row for strategy, row in proved.items() if row["artifact_sha256"] == stored["artifact_sha256"]
+    }
     header = ("Strategy", "Bits per byte", "Saved", "Scoring", "Tokens/s", "Proof")
     rows = [
         (
@@ -150,18 +152,20 @@ def proofs_table(path: Path) -> str:
     """Tabulate how fast scores are proved, and how long the proofs are."""
     if not path.exists():
         return NO_RESULT
-    stored = read_json(path)
-    header = ("Strategy", "Tokens", "Bits beyond the claim", "Encoded", "Decoded")
+    stored = read_json(path)["rows"]
+    header = ("Strategy", "Artifact", "Tokens", "Bits beyond the claim", "Encoded", "Decoded")
     rows = [
         (
             f"`{strategy}`",
+            f"`{row['artifact_sha256'][:8]}`",
             f"{row['tokens']:,}{'' if row['whole'] else ' (a sample)'}",
             f"{row['overhead']:+.4%}",
             *(f"{row[name]:,.0f} tokens/s" for name in ("encoded_per_second", "decoded_per_second")),
         )
-        for strategy, row in stored["rows"].items()
+        for strategy, row in stored.items()
     ]
-    return f"{stored['processor']}, {stored['threads']} threads.\n\n{_table(header, rows)}"
+    machines = dict.fromkeys(f"{row['processor']}, {row['threads']} threads" for row in stored.values())
+    return f"{'; '.join(machines)}.\n\n{_table(header, rows)}"
 
 
 def compressing_table(path: Path) -> str:
