@@ -1,7 +1,7 @@
 """The `nutshell` command: names of the verbs, and what an error looks like.
 
-The verbs are in verbs.py, listing.py, fetching.py, piping.py and auditing.py. A verb's module is imported when the verb
-runs, since torch takes seconds to import and help should not wait for it.
+The verbs are in verbs.py, listing.py, fetching.py, piping.py, auditing.py and studying.py. A verb's module is imported
+when the verb runs, since torch takes seconds to import and help should not wait for it.
 """
 
 import os
@@ -31,6 +31,7 @@ VERBS = {
     "sample": "Write text with an artifact.",
     "probe": "Show what every visit of an artifact's model does to the stream: diagnostics, not a score.",
     "report": "Write the report of a run again, from its stored files.",
+    "compare": "Compare finished runs of two kinds, seed by seed: is one better?",
     "recipes": "List the installed recipes.",
     "doctor": "Show what this machine has, which paths a training takes on it, and what is missing.",
     "describe": "Show what a recipe is: virtual layers, parameters, FLOPs, predicted bytes; or how two differ.",
@@ -41,6 +42,12 @@ DATA_VERBS = {
     "fetch": "Fetch a published export of FineWeb from the Hugging Face hub.",
 }
 
+STUDY_VERBS = {
+    "plan": "Show the arms and trials of a study, without running anything.",
+    "run": "Run what is left of a study: every arm with every seed, and what may be concluded.",
+    "trial": "Run one trial of a study, as `study run` does.",
+    "report": "Say what a study has found so far; write it as HTML or Markdown.",
+}
 PIPE_VERBS = {
     "score": "Score a program that predicts, token by token.",
     "prove": "Prove a sample of its score: compress documents with it and get them back.",
@@ -54,7 +61,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` says what was saved
 )
 for verb, summary in VERBS.items():
-    module = {"recipes": "listing", "audit": "auditing"}.get(verb, "verbs")
+    module = {"recipes": "listing", "audit": "auditing", "compare": "studying"}.get(verb, "verbs")
     app.command(f"nutshell.{module}:{verb}", name=verb, help=summary)
 data_app = App(name="data", help="Build data sets, fetch them, check them.")
 for verb, summary in DATA_VERBS.items():
@@ -65,6 +72,10 @@ pipe_app = App(name="pipe", help="Score and prove predictors that are other prog
 for verb, summary in PIPE_VERBS.items():
     pipe_app.command(f"nutshell.piping:pipe_{verb}", name=verb, help=summary)
 app.command(pipe_app)
+study_app = App(name="study", help="Studies: arms that differ in one thing, over seeds (docs/studies.md).")
+for verb, summary in STUDY_VERBS.items():
+    study_app.command(f"nutshell.studying:study_{verb}", name=verb, help=summary)
+app.command(study_app)
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ class TreeWatch:
 
     def _watch(self) -> None:
         while True:
-            now = _tree_bytes()
+            now = tree_bytes(os.getpid())
             if now is None:
                 return
             self.peak_bytes = max(now, self.peak_bytes or 0)
@@ -81,12 +81,11 @@ class TreeWatch:
                 return
 
 
-def _tree_bytes() -> int | None:
-    """Add up the tree as it is now; None where the system does not tell of memory or of children."""
-    own = os.getpid()
-    if not (_PROC / f"{own}/smaps_rollup").exists() or not (_PROC / f"{own}/task/{own}/children").exists():
+def tree_bytes(pid: int) -> int | None:
+    """Add up a process and its descendants as they are now; None where the system does not tell of them."""
+    if not (_PROC / f"{pid}/smaps_rollup").exists() or not (_PROC / f"{pid}/task/{pid}/children").exists():
         return None
-    pids = [own]
+    pids = [pid]
     for pid in pids:  # grows while it is walked
         pids += _children(pid)
     return sum(map(_proportional_bytes, pids))

@@ -22,22 +22,37 @@ from nutshell.errors import RecipeError
 T = TypeVar("T")
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path, *, merge_base: bool = True) -> dict[str, Any]:
     """Read a TOML file and merge it over its `base`, a file name relative to its own folder.
 
-    Tables merge key by key; lists and values replace. The result has no `base` key.
+    The result has no `base` key. Without `merge_base` the table is given as it is written.
 
     Raises:
         RecipeError: a file is missing, is not TOML, or a base has a base.
     """
     table = _parse(path)
-    if "base" not in table:
+    if not merge_base or "base" not in table:
         return table
     base_path = path.parent / str(table.pop("base"))
     base = _parse(base_path)
     if "base" in base:
         raise RecipeError(f"{path}: its base {base_path.name} has a base itself; a recipe may be one level deep only")
-    return _merge(base, table)
+    return merge(base, table)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay a table over another: tables merge key by key; lists and values replace."""
+    merged = dict(below)
+    for key, value in above.items():
+        if not isinstance(value, Mapping):
+            merged[key] = value
+            continue
+        # A table that names another kind is another component: nothing of the one below it applies.
+        under = merged.get(key)
+        if not isinstance(under, Mapping) or value.get("kind") not in (None, under.get("kind")):
+            under = {}
+        merged[key] = merge(under, value)
+    return merged
 
 
 def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -97,20 +112,6 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        if not isinstance(value, Mapping):
-            merged[key] = value
-            continue
-        # A table that names another kind is another component: nothing of the one below it applies.
-        under = merged.get(key)
-        if not isinstance(under, Mapping) or value.get("kind") not in (None, under.get("kind")):
-            under = {}
-        merged[key] = _merge(under, value)
-    return merged
 
 
 def _set(table: dict[str, Any], keys: Sequence[str], value: Any, override: str) -> None:

@@ -1,4 +1,4 @@
-"""The loss curve of a report, as an inline SVG.
+"""The loss curve of a report, as an inline SVG, and what other charts share with it.
 
 All colours are CSS variables of the page, so the drawing follows its light or dark scheme, and all text is text. The
 same rows give the same bytes. Bars are plain enough for the page's template; diagram.py draws the model.
@@ -7,20 +7,23 @@ same rows give the same bytes. Bars are plain enough for the page's template; di
 import io
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from nutshell.report.stored import MetricsRow
+from nutshell.report.templates import HUES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # matplotlib knows no CSS: each role is drawn in a colour that stands for it and is replaced in the text of the SVG.
-_INK, _MUTED, _RULE, _ACCENT, _PALE = "#010101", "#020202", "#030303", "#040404", "#050505"
-_CSS = {_INK: "--ink", _MUTED: "--muted", _RULE: "--rule", _ACCENT: "--accent", _PALE: "--accent-pale"}
+INK, MUTED, RULE, ACCENT, PALE = "#010101", "#020202", "#030303", "#040404", "#050505"
+SERIES = tuple(f"#0101{place:02x}" for place in range(2, 2 + HUES))
+_CSS = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", PALE: "--accent-pale"}
+_CSS |= {colour: f"--hue{place}" for place, colour in enumerate(SERIES)}
 
 # The first steps fall from ln(vocabulary) so steeply that they would flatten all that follows; they leave by the top.
 OPENING_FRAC = 0.04
@@ -52,27 +55,32 @@ def loss_curve(rows: Sequence[MetricsRow], *, scored_bpb: float | None, width: i
     Shapes:
         rows: at least two, in order of time.
     """
+    return inline_chart(lambda axes: _draw_loss(axes, rows, scored_bpb), name="loss", width=width, height=height)
+
+
+def inline_chart(draw: "Callable[[Axes], object]", *, name: str, width: int, height: int) -> str:
+    """Draw on axes of `width` x `height` CSS pixels, in this module's colours; give an SVG for a page's own text."""
     # matplotlib takes most of a second to import.
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     style: dict[Any, Any] = {
         "svg.fonttype": "none",
-        "svg.hashsalt": f"loss-{width}",
+        "svg.hashsalt": f"{name}-{width}",
         "font.family": ["DejaVu Sans"],
         "font.size": 12,
         "path.simplify_threshold": 0.5,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.edgecolor": _RULE,
-        "text.color": _INK,
-        "axes.labelcolor": _MUTED,
-        "xtick.color": _MUTED,
-        "ytick.color": _MUTED,
+        "axes.edgecolor": RULE,
+        "text.color": INK,
+        "axes.labelcolor": MUTED,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
     }
     with mpl.rc_context(style):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
-        _draw_loss(figure.add_subplot(), rows, scored_bpb)
+        draw(figure.add_subplot())
         svg = io.StringIO()
         no_metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(svg, format="svg", transparent=True, metadata=no_metadata)
@@ -89,17 +97,17 @@ def _draw_loss(axes: "Axes", rows: Sequence[MetricsRow], scored_bpb: float | Non
     lowest, highest = min(levels), max(levels)
     span = max(highest - lowest, 1e-3)  # a run too short to learn has no range of its own
 
-    axes.plot(seconds, loss, color=_PALE, linewidth=5, solid_capstyle="round")
+    axes.plot(seconds, loss, color=PALE, linewidth=5, solid_capstyle="round")
     axes.set(xlim=(0, seconds[-1]), ylim=(lowest - 0.12 * span, highest + 0.08 * span))
     axes.set(xlabel="training time (s)", ylabel="training loss (nats/token)")
-    axes.grid(axis="y", color=_RULE, linewidth=0.6)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
 
     estimate = axes.twinx()
-    estimate.plot(seconds, bpb, color=_ACCENT, linewidth=1.4, solid_joinstyle="round")
+    estimate.plot(seconds, bpb, color=ACCENT, linewidth=1.4, solid_joinstyle="round")
     estimate.set(ylim=[ratio * limit for limit in axes.get_ylim()], ylabel="bpb estimate (bits/byte)")
     if scored_bpb:
-        estimate.axhline(scored_bpb, color=_INK, linewidth=1, linestyle=(0, (5, 4)))
+        estimate.axhline(scored_bpb, color=INK, linewidth=1, linestyle=(0, (5, 4)))
         place = {"xytext": (4, -4), "textcoords": "offset points", "va": "top"}
         estimate.annotate(f"score of the artifact: {scored_bpb:.4f}", (0, scored_bpb), **place)
 
@@ -115,9 +123,9 @@ def _mark_phases(axes: "Axes", rows: Sequence[MetricsRow]) -> None:
     starts = [axes.get_xlim()[0], *(phase.first.seconds for phase in phases[1:])]
     ends = [*starts[1:], axes.get_xlim()[1]]
     for start in starts[1:]:
-        axes.axvline(start, color=_MUTED, linewidth=1, linestyle=(0, (2, 2)))
+        axes.axvline(start, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
     for number, (start, end) in enumerate(zip(starts, ends, strict=True), start=1):
-        place = {"xytext": (0, -4), "textcoords": "offset points", "va": "top", "ha": "center", "color": _MUTED}
+        place = {"xytext": (0, -4), "textcoords": "offset points", "va": "top", "ha": "center", "color": MUTED}
         axes.annotate(f"phase {number}", ((start + end) / 2, 1), xycoords=("data", "axes fraction"), **place)
 
 
