@@ -43,22 +43,16 @@ def analysis_view(found: Analysis) -> RenderableType:
         }
     )
     many = len({(row.size, row.budget) for row in found.comparisons}) > 1
-    verdicts = new_table(
-        "arm", "against", *(["at"] if many else []), "difference", "interval", "verdict", "at equal steps",
-        "at equal time", words=["against", "at", "verdict"],
-    )  # fmt: skip
+    at = ["at"] if many else []
+    verdicts = new_table("arm", "against", *at, "difference", "interval", "verdict", words=["against", "at", "verdict"])
+    equal = new_table("arm", "against", *at, "at equal steps", "at equal time", words=["against", "at"])
     for row in found.comparisons:
-        verdicts.add_row(
-            safe_text(row.arm),
-            safe_text(row.against),
-            *([safe_text(where(row.size, row.budget))] if many else []),
-            signed(row.effect.mean) if row.effect else "-",
-            interval(row.effect),
-            Text(verdict_in_words(row, decision.margin), VERDICT_STYLES[row.verdict]),
-            interval(row.at_equal_steps, with_mean=True),
-            interval(row.at_equal_time, with_mean=True),
-        )
-    arms = new_table("arm", *(["at"] if many else []), "seeds", decision.metric, "sd", "steps", "ms/step", words=["at"])
+        names = [safe_text(name) for name in (row.arm, row.against, *([where(row.size, row.budget)] if many else []))]
+        words = Text(verdict_in_words(row, decision.margin), VERDICT_STYLES[row.verdict])
+        verdicts.add_row(*names, signed(row.effect.mean) if row.effect else "-", interval(row.effect), words)
+        both = (row.at_equal_steps, row.at_equal_time)
+        equal.add_row(*names, *(interval(effect, with_mean=True) for effect in both))
+    arms = new_table("arm", *at, "seeds", decision.metric, "sd", "steps", "ms/step", words=["at"])
     for row in found.summaries:
         mean, sd = row.means.get(decision.metric), row.sds.get(decision.metric)
         arms.add_row(
@@ -70,7 +64,8 @@ def analysis_view(found: Analysis) -> RenderableType:
             f"{row.steps:,.0f}",
             f"{row.ms_per_step:.1f}",
         )
-    return Group(facts, "", verdicts, "", arms, "", *(Text(line) for line in noise_lines(found)))
+    curves = Text("training loss where the shorter of two curves ends:", "label")
+    return Group(facts, "", verdicts, "", curves, equal, "", arms, "", *(Text(line) for line in noise_lines(found)))
 
 
 def noise_lines(found: Analysis) -> list[str]:
