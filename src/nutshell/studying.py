@@ -24,7 +24,7 @@ from nutshell.study.executors import Executor, ExecutorName, make_executor
 from nutshell.study.plan import Plan, chosen, read_study
 from nutshell.study.runner import Folders, Progress, run_study
 from nutshell.study.runs import compare_runs
-from nutshell.study.stored import read_stored, store_study
+from nutshell.study.stored import read_stored, restore_study, store_study
 from nutshell.study.tables import analysis_view, plan_view, progress_view, runs_view
 from nutshell.study.trial import check_measures, run_trial
 
@@ -57,6 +57,7 @@ def study_run(
     out: Path | None = None,
     executor: ExecutorName = "local",
     parallel: AtLeastOne | None = None,
+    store: Path | None = None,
     retry: Flag = False,
     json: Json = False,
 ) -> None:
@@ -70,6 +71,7 @@ def study_run(
         out: folder of the trials; runs/studies/NAME unless given.
         executor: where trials run: `local`, or `ray`, a cluster.
         parallel: trials at once; as many as the processors have room for unless given.
+        store: keep all outcomes in this one file, too; trials whose outcomes it holds already are done.
         retry: try trials again that failed.
         json: print the analysis as JSON.
     """
@@ -77,10 +79,14 @@ def study_run(
     folder = out or _default_out(plan)
     terminal = Terminal(as_json=json)
     runs_where: Executor = make_executor(executor, threads=plan.config.limits.threads, parallel=parallel)
+    if store is not None and store.exists():
+        restore_study(store, plan, Folders(folder))
     live = Live(console=terminal.err, auto_refresh=False, transient=True) if terminal.voice == "live" else None
     with live or nullcontext():
 
         def watch(progress: Progress) -> None:
+            if store is not None and progress.last and progress.outcomes:
+                store_study(store, plan, progress)
             if live:
                 live.update(progress_view(_states(plan, progress), progress.last), refresh=True)
             elif progress.last:

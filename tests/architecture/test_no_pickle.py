@@ -26,7 +26,7 @@ FORBIDDEN = {
 }
 STARTS_WHAT_IS_NAMED = {"score/pipe.py", "audit/batch_command.py"}
 CUTS_THE_NETWORK = {"pipeline/apart.py"}  # by a program of the system, around this interpreter
-MAY_START = {"pipeline/run.py", *CUTS_THE_NETWORK, *STARTS_WHAT_IS_NAMED}
+MAY_START = {"pipeline/run.py", "study/jobs.py", *CUTS_THE_NETWORK, *STARTS_WHAT_IS_NAMED}
 
 
 def faults(source: str, *, may_start: bool = False, may_start_others: bool = False) -> Iterator[str]:

@@ -4,7 +4,7 @@ import inspect
 
 from cyclopts import App
 
-from nutshell import auditing, cli, fetching, listing, piping, verbs
+from nutshell import auditing, cli, fetching, listing, piping, studying, verbs
 
 # What each verb must be given, and what it may be given.
 SURFACE = {
@@ -20,6 +20,11 @@ SURFACE = {
     "sample": ("artifact", "prompt max-tokens temperature seed json"),
     "probe": ("artifact data", "schedule jacobian-steps early-stop weights json"),
     "report": ("run", ""),
+    "compare": ("", "RUNS metric margin alpha out json"),
+    "study plan": ("file data", "json"),
+    "study run": ("file data", "out executor parallel store retry json"),
+    "study trial": ("file data arm seed", "budget size out json"),
+    "study report": ("file", "data out stored store html markdown json"),
     "recipes": ("", "json"),
     "describe": ("recipe", "against step-ms overhead diagram set json"),
     "doctor": ("", "recipe set json"),
@@ -56,7 +61,7 @@ def test_verbs_and_options():
 def test_every_verb_has_a_body_and_every_body_a_verb():
     bodies = {
         name
-        for module in (verbs, listing, fetching, piping, auditing)
+        for module in (verbs, listing, fetching, piping, auditing, studying)
         for name, body in inspect.getmembers(module, inspect.isfunction)
         if body.__module__ == module.__name__ and not name.startswith("_")
     }
@@ -64,4 +69,5 @@ def test_every_verb_has_a_body_and_every_body_a_verb():
         *cli.VERBS,
         *(f"data_{verb}" for verb in cli.DATA_VERBS),
         *(f"pipe_{verb}" for verb in cli.PIPE_VERBS),
+        *(f"study_{verb}" for verb in cli.STUDY_VERBS),
     }

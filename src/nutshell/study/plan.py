@@ -68,6 +68,7 @@ class Plan:
 
     name: str
     config: StudyConfig
+    data_digest: str
     arms: tuple[Arm, ...]
     trials: tuple[Trial, ...]
 
@@ -106,7 +107,7 @@ def read_study(path: Path, *, data_digest: str) -> Plan:
         for size, budget in itertools.product(config.sizes or (_WHOLE_SIZE,), config.budgets)
         for arm, seed in _ordered(arms, config)
     ]
-    return Plan(path.stem, config, tuple(arms), tuple(trials))
+    return Plan(path.stem, config, data_digest, tuple(arms), tuple(trials))
 
 
 def budget_name(budget: BudgetConfig) -> str:

@@ -10,7 +10,8 @@ from nutshell.files import write_json
 from nutshell.study.analysis import Cell
 from nutshell.study.outcome import Outcome
 from nutshell.study.plan import Plan
-from nutshell.study.runner import Progress
+from nutshell.study.runner import Folders, Progress
+from nutshell.study.trial import OUTCOME
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,24 +44,46 @@ class StoredStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def store_study(path: Path, plan: Plan, progress: Progress) -> None:
-    """Write the outcomes of a study into one file.
+    """Write the outcomes of a study into one file; those of trials that the study no longer has stay in it.
 
     Raises:
-        RunError: there are none.
+        RunError: there are none, or the file holds outcomes of other data.
     """
     if not progress.outcomes:
         raise RunError(f"{plan.name}: no trial is done yet, so there is nothing to store")
+    outcomes = {outcome.key: outcome for outcome in progress.outcomes.values()}
+    if path.exists():
+        outcomes = {outcome.key: outcome for outcome in _of_same_data(path, plan).outcomes} | outcomes
     failed = [trial for trial, state in progress.states.items() if state == "failed"]
-    outcomes = tuple(progress.outcomes.values())
     stored = StoredStudy(
         study=plan.name,
-        data_digest=outcomes[0].data_digest,
-        outcomes=outcomes,
+        data_digest=plan.data_digest,
+        outcomes=tuple(sorted(outcomes.values(), key=lambda own: (own.size, own.budget, own.arm, own.seed, own.key))),
         failed=tuple(
             Failure(arm=trial.arm, size=trial.size, budget=trial.budget_name, seed=trial.seed) for trial in failed
         ),
     )
     write_json(path, msgspec.to_builtins(stored))
+
+
+def restore_study(path: Path, plan: Plan, folders: Folders) -> None:
+    """Put stored outcomes back into the folders of their trials, so that these are done here, too.
+
+    Raises:
+        RunError: the file holds outcomes of other data.
+    """
+    stored = {outcome.key: outcome for outcome in _of_same_data(path, plan).outcomes}
+    for trial in plan.trials:
+        if trial.key in stored and folders.outcome(trial) is None:
+            folders.of(trial).mkdir(parents=True, exist_ok=True)
+            write_json(folders.of(trial) / OUTCOME, msgspec.to_builtins(stored[trial.key]))
+
+
+def _of_same_data(path: Path, plan: Plan) -> StoredStudy:
+    stored = read_stored(path)
+    if stored.data_digest != plan.data_digest:
+        raise RunError(f"{path}: holds outcomes of another data set; choose another file")
+    return stored
 
 
 def read_stored(path: Path) -> StoredStudy:

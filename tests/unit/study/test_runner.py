@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from nutshell.errors import RunError
 from nutshell.files import read_json
 from nutshell.study.analysis import analyse
-from nutshell.study.runner import Folders, run_study
-from nutshell.study.stored import read_stored, store_study
+from nutshell.study.plan import read_study
+from nutshell.study.runner import Folders, Progress, run_study
+from nutshell.study.stored import read_stored, restore_study, store_study
 from nutshell.study.trial import FAILURE, OUTCOME
 from studies import STUDY, FakeExecutor, outcome, planned, written
 
@@ -119,6 +120,33 @@ def test_what_is_stored_gives_the_same_table(tmp_path):
         read_stored(tmp_path / "stored.json")
     with pytest.raises(RunError, match=r"cannot read the study \(No such file"):
         read_stored(tmp_path / "gone.json")
+
+
+def test_what_is_stored_is_done_on_another_machine(tmp_path):
+    plan = planned(tmp_path)
+    _, progress, _ = run(plan, tmp_path)
+    half = Progress(progress.states, dict(list(progress.outcomes.items())[:7]))
+    store_study(tmp_path / "stored.json", plan, half)
+    shutil.rmtree(tmp_path / "out")
+    restore_study(tmp_path / "stored.json", plan, Folders(tmp_path / "out"))
+    executor, again, _ = run(plan, tmp_path)
+    assert len(executor.ran) == 5
+    assert table(plan, again) == table(plan, progress)
+
+
+def test_what_was_stored_is_not_lost_when_the_study_changes(tmp_path):
+    path = tmp_path / "stored.json"
+    plan = planned(tmp_path)
+    _, progress, _ = run(plan, tmp_path)
+    store_study(path, plan, progress)
+    changed = planned(tmp_path, STUDY.replace("12 }", "13 }"))
+    _, later, _ = run(changed, tmp_path)
+    store_study(path, changed, later)
+    assert len(read_stored(path).outcomes) == 24
+    other = read_study(written(tmp_path), data_digest="e" * 64)
+    for do in (lambda: store_study(path, other, later), lambda: restore_study(path, other, Folders(tmp_path))):
+        with pytest.raises(RunError, match="holds outcomes of another data set"):
+            do()
 
 
 def test_nothing_can_be_stored_of_nothing(tmp_path):
