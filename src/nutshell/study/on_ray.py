@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from threading import Event
 from typing import Any
 
-import ray  # pyright: ignore[reportMissingImports]  # an extra that few need
+import ray
 
 from nutshell.study.jobs import Ended, Job, run_job
 
