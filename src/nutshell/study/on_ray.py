@@ -5,6 +5,7 @@ from threading import Event
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from nutshell.study.jobs import Ended, Job, run_job
 
@@ -52,5 +53,5 @@ def _run(job: Job) -> Ended:
 def _result(reference: Any, job: Job) -> Ended:
     try:
         return ray.get(reference)
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         return Ended(job.name, "status", -1, str(error), 0.0, 0)

@@ -111,7 +111,7 @@ name = "large"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("about =", "abuot =", "unknown key 'abuot'; did you mean 'about'"),
+        ("about =", "aboutt =", "unknown key 'aboutt'; did you mean 'about'"),
         ("seeds = [0, 1, 2, 3]", "seeds = [0, 0]", "seeds must be one or more that differ"),
         ("{ steps = 12 }", "", "budgets: give at least one"),
         ("{ steps = 12 }", "{ steps = 12, seconds = 3.0 }", "a budget is exactly one of"),
