@@ -33,6 +33,7 @@ class Arm:
     base: str | None = None
     deltas: tuple[Delta, ...] = ()
     published: float | None = None
+    from_grid: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def read_study(path: Path, *, data_digest: str) -> Plan:
         table = _table(config, path, arm, size, budget)
         where = f"{path}: arm '{arm.name}'" + (f" at size '{size.name}'" if size.name else "")
         recipes[arm.name, size.name, budget_name(budget)] = decode(table, Recipe, where=where)
-    _check_recipes_differ(recipes, path)
+    arms = _without_twins_of_the_baseline(arms, recipes)
+    _check_recipes_differ({at: recipe for at, recipe in recipes.items() if at[0] in {arm.name for arm in arms}}, path)
     trials = [
         _trial(
             arm.name, size.name, budget, seed, recipes[arm.name, size.name, budget_name(budget)], config, data_digest
@@ -151,7 +153,8 @@ def _arms(config: StudyConfig, path: Path) -> Iterator[Arm]:
     for grid in config.grids:
         for levels in itertools.product(*(axis.items() for axis in grid.axes.values())):
             name = "+".join(f"{axis}={level}" for axis, (level, _) in zip(grid.axes, levels, strict=True))
-            yield Arm(name, grid.against or BASELINE, deltas=tuple(delta for _, delta in levels))
+            deltas = tuple(delta for _, delta in levels)
+            yield Arm(name, grid.against or BASELINE, deltas=deltas, from_grid=True)
     base = _recipe_table(config, path, None)
     for where in config.leave_one_out:
         members = _members(base, where, path)
@@ -220,6 +223,16 @@ def _check_arms(arms: Sequence[Arm], path: Path) -> None:
             raise RecipeError(f"{path}: arm '{arm.name}' is against '{arm.against}', which is no arm")
         if arm.against == arm.name:
             raise RecipeError(f"{path}: arm '{arm.name}' is against itself")
+
+
+def _without_twins_of_the_baseline(arms: Sequence[Arm], recipes: Mapping[tuple[str, str, str], Recipe]) -> list[Arm]:
+    """Drop the cell of a grid that is the recipe as it is: the baseline stands for it."""
+
+    def is_twin(arm: Arm) -> bool:
+        own = [(recipe, recipes[BASELINE, *at]) for (name, *at), recipe in recipes.items() if name == arm.name]
+        return arm.from_grid and all(digest(recipe) == digest(baseline) for recipe, baseline in own)
+
+    return [arm for arm in arms if not is_twin(arm)]
 
 
 def _check_recipes_differ(recipes: Mapping[tuple[str, str, str], Recipe], path: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 
 from nutshell.errors import RecipeError, UsageError
 from nutshell.study.plan import chosen, read_study
-from studies import DATA, STUDY, planned, written
+from small_studies import DATA, STUDY, planned, written
 
 
 def test_arms_are_changes_of_the_base(tmp_path):
@@ -68,6 +68,12 @@ def test_a_grid_has_every_combination(tmp_path):
     assert made == {"loops=2+width=96", "loops=2+width=64", "loops=4+width=96", "loops=4+width=64"}
     recipe = next(trial.recipe for trial in plan.trials if trial.arm == "loops=4+width=64")
     assert (recipe.final_schedule.text, recipe.model.model_dim) == ("0 (1-3)x4 4-5", 64)
+
+
+def test_the_cell_of_a_grid_that_is_the_baseline_is_not_run_twice(tmp_path):
+    same = GRID.replace("0 (1-3)x2 4-5", "0 (1-3)x3 4-5").replace("model_dim = 96", "model_dim = 128")
+    names = {arm.name for arm in planned(tmp_path, STUDY + same).arms}
+    assert names == {"base", "loop35", "flat", "loops=2+width=64", "loops=4+width=96", "loops=4+width=64"}
 
 
 def test_members_of_a_list_are_left_out_and_added(tmp_path):

@@ -14,7 +14,7 @@ from nutshell.study.plan import read_study
 from nutshell.study.runner import Folders, Progress, run_study
 from nutshell.study.stored import read_stored, restore_study, store_study
 from nutshell.study.trial import FAILURE, OUTCOME
-from studies import STUDY, FakeExecutor, outcome, planned, written
+from small_studies import STUDY, FakeExecutor, outcome, planned, written
 
 SEQUENTIAL = "sequential = { looks = [2, 4] }\n" + STUDY
 
