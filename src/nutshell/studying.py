@@ -128,8 +128,7 @@ def study_trial(
     plan = _read(file, data)
     trial = chosen(plan, arm=arm, seed=seed, budget=budget, size=size)
     terminal = Terminal(as_json=json)
-    folder = (out or _default_out(plan)) / trial.folder
-    outcome = run_trial(plan.name, trial, data, folder, terminal=terminal)
+    outcome = run_trial(plan.name, trial, data, out or _default_out(plan), terminal=terminal)
     terminal.result(
         outcome, lambda found: "\n".join(f"{name}: {value:.6g}" for name, value in found["measures"].items())
     )

@@ -36,6 +36,9 @@ threads = 1
 hypothesis = "repeating pays"
 published = 0.01
 set.model.depth.schedule = "0-2"
+[arms.coarse]
+hypothesis = "fewer bits cost"
+set.pack.rules = [{ kind = "rtn", roles = ["matrix", "embedding"], grid = { kind = "absmax", bits = 3 } }]
 """
 
 
@@ -74,7 +77,11 @@ def measures(analysis):
 
 def test_killed_and_resumed(folder):
     wanted = run(folder, "whole")
-    assert (wanted["done"], wanted["trials"]) == (4, 4)
+    assert (wanted["done"], wanted["trials"]) == (6, 6)
+    assert len(list(folder.glob("whole/trainings/*/run.json"))) == 4  # `coarse` is `base`, packed otherwise
+    of = measures(wanted)
+    assert of["coarse", 2]["trained"] == of["base", 2]["trained"]
+    assert of["coarse", 2]["disjoint"] != of["base", 2]["disjoint"]
 
     process = start(folder, "run", "study.toml", "--data", "data", "--out", "killed", start_new_session=True)
     while not list(folder.glob("killed/*/outcome.json")):
@@ -86,7 +93,7 @@ def test_killed_and_resumed(folder):
     found = run(folder, "killed")
     assert measures(found) == measures(wanted)
     assert all(path.read_bytes() == content for path, content in first.items())
-    (comparison,) = found["comparisons"]
+    comparison, _ = found["comparisons"]
     assert comparison["effect"]["mean"] == wanted["comparisons"][0]["effect"]["mean"]
     assert comparison["others"].keys() == {"trained", "bytes", "rolling", "gap"}
     assert comparison["published"] == 0.01
@@ -113,8 +120,8 @@ def test_a_trial_that_breaks_leaves_its_last_words(folder):
     process = start(folder, "run", "broken.toml", "--data", "data", "--out", "broken")
     out, err = process.communicate(timeout=250)
     assert process.returncode == 1
-    assert "1 of 3 trials failed, the first in broken/tiny-8steps-seed0-" in err.splitlines()[-1]
+    assert "1 of 4 trials failed, the first in broken/tiny-8steps-seed0-" in err.splitlines()[-1]
     assert "1, 1 failed" in out or "0, 1 failed" in out
     (failure,) = folder.glob("broken/*/failure.json")
     assert "over the budget of 100 B" in read_json(failure)["said"]
-    assert len(list(folder.glob("broken/*/outcome.json"))) == 2
+    assert len(list(folder.glob("broken/*/outcome.json"))) == 3

@@ -229,8 +229,8 @@ def _without_twins_of_the_baseline(arms: Sequence[Arm], recipes: Mapping[tuple[s
     """Drop the cell of a grid that is the recipe as it is: the baseline stands for it."""
 
     def is_twin(arm: Arm) -> bool:
-        own = [(recipe, recipes[BASELINE, *at]) for (name, *at), recipe in recipes.items() if name == arm.name]
-        return arm.from_grid and all(digest(recipe) == digest(baseline) for recipe, baseline in own)
+        own = [at for at in recipes if at[0] == arm.name]
+        return arm.from_grid and all(digest(recipes[at]) == digest(recipes[BASELINE, at[1], at[2]]) for at in own)
 
     return [arm for arm in arms if not is_twin(arm)]
 

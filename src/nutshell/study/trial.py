@@ -4,16 +4,13 @@ A trial runs in a process and a folder of its own. It goes on where it was stopp
 what was trained, packed or measured is kept. Its outcome is written last, so that a trial with an outcome is done.
 """
 
-import fcntl
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from nutshell.data.dataset import Dataset
 from nutshell.errors import UsageError
 from nutshell.files import read_json, sha256_file, write_json
 from nutshell.memory import give_back_freed_memory
@@ -21,33 +18,37 @@ from nutshell.pipeline import store
 from nutshell.pipeline.averages import is_scored, score_weights
 from nutshell.pipeline.explain import explain
 from nutshell.pipeline.packing import pack_run
-from nutshell.pipeline.run import train_run
 from nutshell.pipeline.scoring import score_by_strategy
 from nutshell.pipeline.strategies import read_strategy
-from nutshell.pipeline.training import Training
-from nutshell.recipe import Resolved
 from nutshell.report.terminal import Terminal
 from nutshell.study.config import BYTES, TRAINED, VISITS
 from nutshell.study.outcome import Outcome, curve_of
 from nutshell.study.plan import Trial
+from nutshell.study.trainings import RUN, alone, provide_training
 
-OUTCOME, FAILURE, LOG, LOCK, RUN = "outcome.json", "failure.json", "log.txt", "lock", "run"
+OUTCOME, FAILURE, LOG = "outcome.json", "failure.json", "log.txt"
 _MEASURES = "measures.json"
 # Of a training's receipt.
-_KEPT = ("data_digest", "recipe_digest", "processor", "versions", "code_digest")
+_KEPT = ("data_digest", "processor", "versions", "code_digest")
 
 
-def run_trial(study: str, trial: Trial, data_dir: Path, folder: Path, *, terminal: Terminal) -> dict[str, Any]:
-    """Run a trial, or what is left of it; return its outcome."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder, terminal):
+def run_trial(study: str, trial: Trial, data_dir: Path, out: Path, *, terminal: Terminal) -> dict[str, Any]:
+    """Run a trial, or what is left of it; return its outcome.
+
+    Args:
+        study: Its name.
+        trial: The trial.
+        data_dir: The data set.
+        out: The study's folder.
+        terminal: What to say it on.
+    """
+    folder = out / trial.folder
+    with alone(folder, terminal):
         if (folder / OUTCOME).exists():
             return read_json(folder / OUTCOME)
         start = time.perf_counter()
         run_dir = folder / RUN
-        resolved = Resolved(f"{study}/{trial.arm}", trial.recipe, {})
-        training = Training(resolved, Dataset.open(data_dir), run_dir, seed=trial.seed)
-        receipt = train_run(training, resume=(run_dir / store.CHECKPOINT).exists(), terminal=terminal)
+        receipt = provide_training(study, trial, data_dir, out, terminal=terminal)
         give_back_freed_memory()
         measures, visits = _measure(trial, data_dir, run_dir, terminal)
         outcome = Outcome(
@@ -125,18 +126,3 @@ def check_measures(measures: Sequence[str]) -> None:
             except ValueError as error:
                 own = f"'{TRAINED}', '{BYTES}', '{VISITS}'"
                 raise UsageError(f"study: measure '{measure}' is none of {own}, and no strategy: {error}") from error
-
-
-@contextmanager
-def _alone(folder: Path, terminal: Terminal) -> Iterator[None]:
-    """Hold a folder against other processes: one that outlived a runner that was killed may still be at this trial.
-
-    The lock goes with the process, however that ends; whoever waited finds what the other one did.
-    """
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            terminal.note(f"{folder}: another process is at this trial; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
