@@ -6,7 +6,7 @@
 The texts are the beginning of the data set's validation text, some of Python's own library, this repository's documents
 and stored results, and the interpreter's machine code. Each is compressed by `nutshell compress`, decompressed in
 another process and compared. The others run at their strongest standard settings; PPMd is variant H, order 8, with
-256 MB.
+256 MB. What is done is kept in --out: the same command goes on.
 """
 
 import bz2
@@ -23,7 +23,7 @@ from cyclopts import App
 
 from nutshell.data.dataset import Dataset
 from nutshell.errors import NutshellError
-from nutshell.files import sha256_bytes, write_bytes, write_json
+from nutshell.files import read_json, sha256_bytes, write_bytes, write_json
 from nutshell.machine import num_threads, processor, versions
 from nutshell.score.compressors import compress_all
 
@@ -37,16 +37,19 @@ def main(
 ) -> None:
     """Compress each text in every way."""
     work.mkdir(parents=True, exist_ok=True)
-    rows = []
+    found = artifact.read_bytes()
+    report = {"processor": processor(), "threads": num_threads(), "versions": versions()}
+    report |= {"artifact_bytes": len(found), "artifact_sha256": sha256_bytes(found)}
+    before = read_json(out) if out and out.exists() else {}
+    rows = before["rows"] if before.get("artifact_sha256") == report["artifact_sha256"] else []
     for name, content in texts(data).items():
+        if sha256_bytes(content[:size]) in [row["sha256"] for row in rows]:
+            continue
         rows.append({"text": name, **_compared(artifact, content[:size], work)})
         said = ", ".join(f"{how} {bpb:.3f}" for how, bpb in rows[-1]["bpb"].items())
         print(f"{name} ({rows[-1]['bytes']:,} bytes): {said}", flush=True)
-    if out:
-        report = {"processor": processor(), "threads": num_threads(), "versions": versions()}
-        found = artifact.read_bytes()
-        report |= {"artifact_bytes": len(found), "artifact_sha256": sha256_bytes(found)}
-        write_json(out, report | {"rows": rows})
+        if out:
+            write_json(out, report | {"rows": rows})
 
 
 def texts(data: Path) -> dict[str, bytes]:
