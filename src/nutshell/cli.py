@@ -62,7 +62,9 @@ app = App(
 )
 for verb, summary in VERBS.items():
     module = {"recipes": "listing", "audit": "auditing", "compare": "studying"}.get(verb, "verbs")
-    app.command(f"nutshell.{module}:{verb}", name=verb, help=summary)
+    # `compare` takes what is before `--` for one side and what is behind it for the other.
+    delimiter = {"end_of_options_delimiter": ""} if verb == "compare" else {}
+    app.command(f"nutshell.{module}:{verb}", name=verb, help=summary, **delimiter)
 data_app = App(name="data", help="Build data sets, fetch them, check them.")
 for verb, summary in DATA_VERBS.items():
     module = "fetching" if verb == "fetch" else "verbs"

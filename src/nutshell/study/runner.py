@@ -123,11 +123,12 @@ def _job(plan: Plan, trial: Trial, file: Path, data_dir: Path, folders: Folders)
     limits, folder = plan.config.limits, folders.of(trial)
     which = ["--arm", trial.arm, "--seed", str(trial.seed), "--budget", trial.budget_name]
     which += ["--size", trial.size] if trial.size else []
+    # Whole paths: a cluster's process begins in another folder.
+    inputs = (file.resolve(), "--data", data_dir.resolve(), "--out", folders.out.resolve())
     return Job(
         name=trial.folder,
-        arguments=["study", "trial", str(file), "--data", str(data_dir), "--out", str(folders.out), *which],
+        arguments=["study", "trial", *(str(part) for part in (*inputs, *which))],
         log=folder / LOG,
-        environment={"OMP_NUM_THREADS": str(limits.threads)} if limits.threads else {},
         seconds=60 * limits.minutes,
         memory_bytes=1e9 * limits.memory_gb if limits.memory_gb else None,
     )

@@ -1,5 +1,8 @@
+import json
+
 import pytest
 
+from nutshell.cli import app
 from nutshell.errors import RunError, UsageError
 from nutshell.files import write_json
 from nutshell.study.runs import compare_runs
@@ -54,3 +57,14 @@ def test_what_cannot_be_compared_is_one_clear_line(finished, tmp_path):
     fails(UsageError, "alpha 2 must be between 0 and 1", [a, "--", b], alpha=2.0)
     fails(RunError, "there is no such file; finish it", [a, "--", str(tmp_path / "gone")])
     fails(UsageError, "as an exploration", [a, "--", finished("c", 1, 1.0, overrides={"x": 1})])
+
+
+def test_both_sides_reach_the_verb(finished, capsys):
+    """`--` is ours there, and not the end of the options."""
+    a, b = finished("a", 0, 1.25), finished("b", 0, 1.5)
+    app(["compare", a, "--", b, "--json"], exit_on_error=False, result_action="return_value")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["a"], found["b"]) == (
+        {"runs": [a], "by_seed": {"0": 1.25}},
+        {"runs": [b], "by_seed": {"0": 1.5}},
+    )
