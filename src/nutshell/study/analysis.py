@@ -9,7 +9,7 @@ import numpy as np
 
 from nutshell.study import stats
 from nutshell.study.config import BYTES, DISJOINT, TRAINED, DecisionConfig
-from nutshell.study.outcome import Outcome
+from nutshell.study.outcome import Outcome, is_complete
 from nutshell.study.plan import Arm, Plan, Trial
 
 GAP = "gap"
@@ -164,11 +164,11 @@ def analyse(
 
     Args:
         plan: The study.
-        outcomes: Of its trials; others are passed over.
+        outcomes: Of its trials; others, and those that lack a measure, are passed over.
         failed: Trials that failed, by arm and cell.
     """
-    keys = {trial.key: trial for trial in plan.trials}
-    own = [outcome for outcome in outcomes if outcome.key in keys]
+    keys = {trial.key for trial in plan.trials}
+    own = [each for each in outcomes if each.key in keys and is_complete(each, plan.config.measures)]
     found, cells = _Found(own), cells_of(plan)
     return Analysis(
         name=plan.name,

@@ -65,6 +65,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     code_digest: str
 
 
+def is_complete(outcome: Outcome, measures: Sequence[str]) -> bool:
+    """Say whether all that is wanted of a trial was measured; a study may come to want more."""
+    return set(measures) <= outcome.measures.keys()
+
+
 def curve_of(metrics: Path) -> Curve:
     """Summarise the rows that a training has logged, one a step."""
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]

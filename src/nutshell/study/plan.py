@@ -18,7 +18,7 @@ from nutshell.recipe import Recipe
 from nutshell.study.config import BASELINE, ArmConfig, Delta, SizeConfig, StudyConfig
 from nutshell.train.config import BudgetConfig
 
-# Changes with what is measured of a trial, or how: trials that were measured otherwise are run again.
+# Changes with how a trial is trained and measured: those that were measured otherwise are run again.
 _MEASURED = 1
 _WHOLE_SIZE = SizeConfig(name="")
 
@@ -41,7 +41,8 @@ class Trial:
     """One arm at one size under one budget with one seed.
 
     Attributes:
-        key: Hash of all that its outcome depends on, the code and the machine apart.
+        measures: What is measured of it; more may be wanted later, of the same trial.
+        key: Hash of all that these depend on, the code and the machine apart.
     """
 
     arm: str
@@ -135,8 +136,7 @@ def _ordered(arms: Sequence[Arm], config: StudyConfig) -> Iterator[tuple[Arm, in
 def _trial(
     arm: str, size: str, budget: BudgetConfig, seed: int, recipe: Recipe, config: StudyConfig, data_digest: str
 ) -> Trial:
-    content = [_MEASURED, digest(recipe), seed, data_digest, sorted(config.measures)]
-    key = sha256_bytes(msgspec.json.encode(content))
+    key = sha256_bytes(msgspec.json.encode([_MEASURED, digest(recipe), seed, data_digest]))
     return Trial(arm, size, budget, seed, recipe, config.measures, key)
 
 

@@ -15,7 +15,7 @@ from nutshell.files import write_json
 from nutshell.study.analysis import still_open
 from nutshell.study.executors import Executor
 from nutshell.study.jobs import Ended, Job
-from nutshell.study.outcome import Outcome, read_outcome
+from nutshell.study.outcome import Outcome, is_complete, read_outcome
 from nutshell.study.plan import Plan, Trial
 from nutshell.study.trial import FAILURE, LOG, OUTCOME
 
@@ -42,8 +42,10 @@ class Folders:
         return self.out / trial.folder
 
     def outcome(self, trial: Trial) -> Outcome | None:
+        """Give the outcome of a trial, if all that the study wants of it was measured."""
         path = self.of(trial) / OUTCOME
-        return read_outcome(path) if path.exists() else None
+        found = read_outcome(path) if path.exists() else None
+        return found if found and is_complete(found, trial.measures) else None
 
     def has_failed(self, trial: Trial) -> bool:
         return (self.of(trial) / FAILURE).exists()

@@ -74,7 +74,7 @@ def restore_study(path: Path, plan: Plan, folders: Folders) -> None:
     """
     stored = {outcome.key: outcome for outcome in _of_same_data(path, plan).outcomes}
     for trial in plan.trials:
-        if trial.key in stored and folders.outcome(trial) is None:
+        if trial.key in stored and not (folders.of(trial) / OUTCOME).exists():
             folders.of(trial).mkdir(parents=True, exist_ok=True)
             write_json(folders.of(trial) / OUTCOME, msgspec.to_builtins(stored[trial.key]))
 

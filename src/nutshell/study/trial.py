@@ -22,7 +22,7 @@ from nutshell.pipeline.scoring import score_by_strategy
 from nutshell.pipeline.strategies import read_strategy
 from nutshell.report.terminal import Terminal
 from nutshell.study.config import BYTES, TRAINED, VISITS
-from nutshell.study.outcome import Outcome, curve_of
+from nutshell.study.outcome import Outcome, curve_of, is_complete, read_outcome
 from nutshell.study.plan import Trial
 from nutshell.study.trainings import RUN, alone, provide_training
 
@@ -44,8 +44,9 @@ def run_trial(study: str, trial: Trial, data_dir: Path, out: Path, *, terminal: 
     """
     folder = out / trial.folder
     with alone(folder, terminal):
-        if (folder / OUTCOME).exists():
-            return read_json(folder / OUTCOME)
+        path = folder / OUTCOME
+        if path.exists() and is_complete(found := read_outcome(path), trial.measures):
+            return msgspec.to_builtins(found)
         start = time.perf_counter()
         run_dir = folder / RUN
         receipt = provide_training(study, trial, data_dir, out, terminal=terminal)
@@ -72,7 +73,7 @@ def run_trial(study: str, trial: Trial, data_dir: Path, out: Path, *, terminal: 
             },
         )
         found = msgspec.to_builtins(outcome)
-        write_json(folder / OUTCOME, found)
+        write_json(path, found)
         (folder / FAILURE).unlink(missing_ok=True)
         return found
 

@@ -35,15 +35,13 @@ def test_a_key_is_of_what_the_outcome_depends_on(tmp_path):
     plan = planned(tmp_path)
     assert len({trial.key for trial in plan.trials}) == len({trial.folder for trial in plan.trials}) == 12
     assert [trial.key for trial in planned(tmp_path).trials] == [trial.key for trial in plan.trials]
-    # A hypothesis, a margin, another arm or more seeds change no trial that is there.
-    more = planned(tmp_path, STUDY.replace("two do", "2 do").replace("0.002", "0.1").replace("2, 3]", "2, 3, 4]"))
+    # A hypothesis, a margin, another measure or more seeds change no trial that is there.
+    text = STUDY.replace("two do", "2 do").replace("0.002", "0.1").replace("2, 3]", "2, 3, 4]")
+    more = planned(tmp_path, 'measures = ["disjoint", "sliding"]\n' + text)
     assert {trial.key for trial in plan.trials} < {trial.key for trial in more.trials}
-    measured = STUDY.replace("seeds =", 'measures = ["trained"]\nseeds =')
-    measured = measured.replace("[decision]", '[decision]\nmetric = "trained"')
     for other in (
         planned(tmp_path, "set.train.batch_size = 16\n" + STUDY),
         planned(tmp_path, STUDY.replace("12 }", "13 }")),
-        planned(tmp_path, measured),
         read_study(written(tmp_path), data_digest="e" * 64),
     ):
         assert not {trial.key for trial in plan.trials} & {trial.key for trial in other.trials}

@@ -134,6 +134,16 @@ def test_what_is_stored_is_done_on_another_machine(tmp_path):
     assert table(plan, again) == table(plan, progress)
 
 
+def test_a_measure_that_is_wanted_later_is_measured_of_the_same_trials(tmp_path):
+    run(planned(tmp_path), tmp_path)
+    plan = planned(tmp_path, 'measures = ["disjoint", "bytes"]\n' + STUDY)
+    assert run(plan, tmp_path)[0].ran == []
+    plan = planned(tmp_path, 'measures = ["disjoint", "sliding"]\n' + STUDY)
+    executor, progress, _ = run(plan, tmp_path)
+    assert executor.ran == [trial.folder for trial in plan.trials]
+    assert set(progress.states.values()) == {"waiting"}  # the pretended work does not measure it
+
+
 def test_what_was_stored_is_not_lost_when_the_study_changes(tmp_path):
     path = tmp_path / "stored.json"
     plan = planned(tmp_path)
@@ -159,4 +169,5 @@ def test_outcomes_of_other_trials_are_passed_over(tmp_path):
     plan = planned(tmp_path)
     own = [outcome(trial) for trial in plan.trials]
     strangers = [outcome(trial, key="k", measures={"disjoint": 9.0}) for trial in plan.trials]
-    assert analyse(plan, [*own, *strangers]) == analyse(plan, own)
+    lacking = [outcome(trial, measures={"bytes": 1.0}) for trial in plan.trials]
+    assert analyse(plan, [*own, *strangers, *lacking]) == analyse(plan, own)
