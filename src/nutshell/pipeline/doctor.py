@@ -15,6 +15,10 @@ from nutshell.train.compute import Compute, has_compiler
 
 # fp32 bytes of a weight, its gradient, and a momentum; AdamW, where it is used, has one more.
 _BYTES_A_WEIGHT, _BYTES_AN_AVERAGE = 16, 4
+_EXTRAS = (
+    ("huggingface_hub", "hub", "nutshell data fetch cannot bring published data"),
+    ("scipy", "study", "nutshell study and compare cannot compute"),
+)
 _FREE_DISK_BYTES = 1_000_000_000
 
 
@@ -98,9 +102,9 @@ def _missing(compute: Compute) -> list[dict[str, Any]]:
     if compute.precision == "fp32" and not on_gpu:
         says = "the processor has no bf16 instructions: training computes in fp32"
         found.append(_row("bf16", says, "none on this machine", needed=False))
-    if importlib.util.find_spec("huggingface_hub") is None:
-        says = "nutshell data fetch cannot bring published data"
-        found.append(_row("huggingface_hub", says, "pip install nutshell-lm[hub]", needed=False))
+    for library, extra, says in _EXTRAS:
+        if importlib.util.find_spec(library) is None:
+            found.append(_row(library, says, f"pip install nutshell-lm[{extra}]", needed=False))
     is_hopper = on_gpu and torch.cuda.get_device_capability(compute.device) == (9, 0)
     if is_hopper and importlib.util.find_spec("flash_attn_interface") is None:
         says = "attention runs on torch's own kernels"

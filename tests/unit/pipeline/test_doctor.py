@@ -51,7 +51,7 @@ def test_what_is_missing_is_told_and_is_no_failure(typed, monkeypatch):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     status, out, _ = typed("--json")
     assert status == 0
-    assert [row["what"] for row in json.loads(out)["missing"]] == ["compiler", "bf16", "huggingface_hub"]
+    assert [row["what"] for row in json.loads(out)["missing"]] == ["compiler", "bf16", "huggingface_hub", "scipy"]
     shown = typed()[1]
     assert "install g++ or clang++" in shown
     assert "pip install nutshell-lm[hub]" in shown
