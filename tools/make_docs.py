@@ -9,6 +9,7 @@ words of its docstring. The result is `results/demo.json`: a run's summary.json,
 README's `--vocab` is that of the demo recipe. Strategies of scoring are those of `results/strategies.json`, which
 `nutshell score --compare` wrote, their proofs those of `results/proofs.json`, by `benchmarks/proving.py`, their speed
 that of `results/scoring.json`, by `benchmarks/scoring.py`; compressed texts are those of `results/compressing.json`.
+The pages of `docs/studies/` are the reports of the outcomes in `results/studies/`.
 """
 
 import argparse
@@ -28,6 +29,10 @@ from nutshell.model.config import ModelConfig
 from nutshell.recipe import resolve
 from nutshell.report.stored import Receipt, Score, Summary
 from nutshell.report.strategy_tables import Strategies
+from nutshell.study.analysis import analyse
+from nutshell.study.plan import read_study
+from nutshell.study.report import study_markdown
+from nutshell.study.stored import read_stored
 from nutshell.units import format_seconds
 
 ROOT = Path(__file__).parents[1]
@@ -204,6 +209,18 @@ def speed_table(path: Path) -> str:
     return f"{text}; {machine}. {roofline}.\n\n{_table(header, rows)}"
 
 
+def study_pages(root: Path) -> dict[Path, str]:
+    """Make the report of each study whose outcomes are stored."""
+    pages = {}
+    for stored in sorted((root / "results" / "studies").glob("*.json")):
+        file, found = root / "studies" / f"{stored.stem}.toml", read_stored(stored)
+        plan = read_study(file, data_digest=found.data_digest)
+        analysis = analyse(plan, found.outcomes, failed=found.failures())
+        command = f"nutshell study report {file.relative_to(root)} --stored {stored.relative_to(root)}"
+        pages[root / "docs" / "studies" / f"{stored.stem}.md"] = study_markdown(plan, analysis, command=command)
+    return pages
+
+
 def store(run_dir: Path, path: Path) -> None:
     """Copy what a finished run says of itself into one file.
 
@@ -267,7 +284,7 @@ def current(root: Path) -> Mapping[Path, str]:
         ("proofs", proofs_table(results / "proofs.json")),
     ):
         rules = filled(rules, name, table)
-    return {
+    return study_pages(root) | {
         readme: filled(text, "results", results_table(results / "demo.json")),
         scoring: rules,
         compressing: filled(
@@ -285,12 +302,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.store:
         store(arguments.store, ROOT / "results" / "demo.json")
-    stale = {path: text for path, text in current(ROOT).items() if path.read_text(encoding="utf-8") != text}
+    stale = {path: text for path, text in current(ROOT).items() if _written(path) != text}
     for path, text in stale.items():
         if not arguments.check:
             write_bytes(path, text.encode())
         print(f"{path.relative_to(ROOT)}: {'out of date' if arguments.check else 'written'}")
     sys.exit(1 if stale and arguments.check else 0)
+
+
+def _written(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 if __name__ == "__main__":
