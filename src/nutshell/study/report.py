@@ -44,7 +44,7 @@ def study_html(plan: Plan, analysis: Analysis, outcomes: Sequence[Outcome], *, c
     return template.render(
         analysis=analysis,
         lede=lede(analysis),
-        decision=decision_words(analysis),
+        decision=decision_words(analysis).replace("`", ""),
         parts=parts(analysis),
         charts=[_charts(analysis, cell, outcomes) for cell in cells_of(plan)],
         noise=noise_lines(analysis),
