@@ -15,12 +15,14 @@ from nutshell.config.loader import to_toml
 from nutshell.data.dataset import Dataset
 from nutshell.files import read_json, sha256_bytes, write_bytes
 from nutshell.pipeline import store
+from nutshell.pipeline.averages import is_scored, score_weights
 from nutshell.pipeline.run import train_run
 from nutshell.pipeline.training import Training
 from nutshell.pipeline.weights import weight_files
 from nutshell.recipe import Recipe, Resolved
 from nutshell.report.terminal import Terminal
 from nutshell.score.config import ScoreConfig
+from nutshell.study.config import TRAINED
 from nutshell.study.plan import Trial
 
 TRAININGS, RUN = "trainings", "run"
@@ -51,16 +53,28 @@ def provide_training(study: str, trial: Trial, data_dir: Path, folder: Path, *, 
     dataset = Dataset.open(data_dir)
     name = sha256_bytes(msgspec.json.encode([digest(recipe), trial.seed, dataset.digest]))[:16]
     shared, run_dir = folder / TRAININGS / name, folder / trial.folder / RUN
-    if not (run_dir / store.RECEIPT).exists():
+    needed = (store.RECEIPT, store.AVERAGES) if TRAINED in trial.measures else (store.RECEIPT,)
+    if not all((run_dir / each).exists() for each in needed):
         with alone(shared, terminal):
             training = Training(Resolved(f"{study}/{trial.arm}", recipe, {}), dataset, shared, seed=trial.seed)
             train_run(training, resume=(shared / store.CHECKPOINT).exists(), terminal=terminal)
+            if TRAINED in trial.measures and not is_scored(shared, recipe):
+                with terminal.stage(f"measure {TRAINED}", unit="tokens read") as advance:
+                    score_weights(shared, data_dir, progress=advance)
         run_dir.mkdir(parents=True, exist_ok=True)
-        for path in (*weight_files(shared, recipe).values(), shared / store.TOKENIZER, shared / store.METRICS):
-            shutil.copyfile(path, run_dir / path.name)
+        weights = [path.name for path in weight_files(shared, recipe).values()]
+        for name in (*weights, store.TOKENIZER, store.METRICS, store.AVERAGES):
+            if (shared / name).exists():  # averages are scored where that is wanted
+                shutil.copyfile(shared / name, run_dir / name)
         write_bytes(run_dir / store.RECIPE, to_toml(trial.recipe).encode())
         write_bytes(run_dir / store.RECEIPT, (shared / store.RECEIPT).read_bytes())  # last: then all is there
     return read_json(run_dir / store.RECEIPT)
+
+
+def trained_bpb(run_dir: Path) -> float:
+    """Give what the weights are worth that will be packed."""
+    averages = read_json(run_dir / store.AVERAGES)
+    return averages["weights"][averages["packed"]]["disjoint_bpb"]
 
 
 @contextmanager

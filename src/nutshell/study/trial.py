@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
+from nutshell.config.digest import digest
 from nutshell.errors import UsageError
-from nutshell.files import read_json, sha256_file, write_json
+from nutshell.files import sha256_file, write_json
 from nutshell.memory import give_back_freed_memory
 from nutshell.pipeline import store
-from nutshell.pipeline.averages import is_scored, score_weights
 from nutshell.pipeline.explain import explain
 from nutshell.pipeline.packing import pack_run
 from nutshell.pipeline.scoring import score_by_strategy
@@ -24,7 +24,7 @@ from nutshell.report.terminal import Terminal
 from nutshell.study.config import BYTES, TRAINED, VISITS
 from nutshell.study.outcome import Outcome, curve_of, is_complete, read_outcome
 from nutshell.study.plan import Trial
-from nutshell.study.trainings import RUN, alone, provide_training
+from nutshell.study.trainings import RUN, alone, provide_training, trained_bpb
 
 OUTCOME, FAILURE, LOG = "outcome.json", "failure.json", "log.txt"
 _MEASURES = "measures.json"
@@ -45,13 +45,13 @@ def run_trial(study: str, trial: Trial, data_dir: Path, out: Path, *, terminal: 
     folder = out / trial.folder
     with alone(folder, terminal):
         path = folder / OUTCOME
-        if path.exists() and is_complete(found := read_outcome(path), trial.measures):
-            return msgspec.to_builtins(found)
+        if path.exists() and is_complete(before := read_outcome(path), trial.measures):
+            return msgspec.to_builtins(before)
         start = time.perf_counter()
         run_dir = folder / RUN
         receipt = provide_training(study, trial, data_dir, out, terminal=terminal)
         give_back_freed_memory()
-        measures, visits = _measure(trial, data_dir, run_dir, terminal)
+        found = _measure(trial, data_dir, run_dir, terminal)
         outcome = Outcome(
             key=trial.key,
             study=study,
@@ -59,8 +59,8 @@ def run_trial(study: str, trial: Trial, data_dir: Path, out: Path, *, terminal: 
             size=trial.size,
             budget=trial.budget_name,
             seed=trial.seed,
-            measures=measures,
-            visits=visits,
+            measures={name: found.measures[name] for name in trial.measures},
+            visits=found.visits,
             num_params=receipt["num_params"],
             steps=receipt["steps"],
             tokens=receipt["tokens"],
@@ -68,50 +68,48 @@ def run_trial(study: str, trial: Trial, data_dir: Path, out: Path, *, terminal: 
             trial_seconds=time.perf_counter() - start,
             curve=curve_of(run_dir / store.METRICS),
             schedule=trial.recipe.final_schedule.text,
-            **{
-                name: receipt[name] for name in ("data_digest", "recipe_digest", "processor", "versions", "code_digest")
-            },
+            recipe_digest=digest(trial.recipe),
+            **{name: receipt[name] for name in _KEPT},
         )
-        found = msgspec.to_builtins(outcome)
-        write_json(path, found)
+        write_json(path, msgspec.to_builtins(outcome))
         (folder / FAILURE).unlink(missing_ok=True)
-        return found
+        return msgspec.to_builtins(outcome)
 
 
-def _measure(
-    trial: Trial, data_dir: Path, run_dir: Path, terminal: Terminal
-) -> tuple[dict[str, float], tuple[float, ...]]:
-    """Measure what the study asks for; what was measured of these weights before is kept."""
-    weights = sha256_file(run_dir / store.WEIGHTS)
-    path = run_dir / _MEASURES
-    kept = read_json(path) if path.exists() else {}
-    found: dict[str, float] = kept.get("found", {}) if kept.get("weights_sha256") == weights else {}
+class _Measured(msgspec.Struct, kw_only=True):
+    """What was measured so far, of which weights."""
+
+    weights_sha256: str
+    measures: dict[str, float] = msgspec.field(default_factory=dict)
     visits: tuple[float, ...] = ()
-    wanted = [measure for measure in trial.measures if measure not in found]
-    if wanted != [TRAINED]:
+
+
+def _measure(trial: Trial, data_dir: Path, run_dir: Path, terminal: Terminal) -> _Measured:
+    """Measure what the study asks for; what was measured of these weights before is kept."""
+    path = run_dir / _MEASURES
+    found = _Measured(weights_sha256=sha256_file(run_dir / store.WEIGHTS))
+    if path.exists():
+        kept = msgspec.json.decode(path.read_bytes(), type=_Measured)
+        found = kept if kept.weights_sha256 == found.weights_sha256 else found
+    wanted = [measure for measure in trial.measures if measure not in found.measures]
+    if set(wanted) - {TRAINED}:
         with terminal.stage("pack", unit="packings") as advance:
-            ledger = pack_run(run_dir, data_dir, progress=advance)
-        found[BYTES] = ledger["artifact_bytes"]
+            found.measures[BYTES] = pack_run(run_dir, data_dir, progress=advance)["artifact_bytes"]
     for measure in wanted:
         if measure == BYTES:
             continue
         with terminal.stage(f"measure {measure}", unit="tokens read") as advance:
             if measure == TRAINED:
-                if not is_scored(run_dir, trial.recipe):
-                    score_weights(run_dir, data_dir, progress=advance)
-                averages = read_json(run_dir / store.AVERAGES)
-                found[TRAINED] = averages["weights"][averages["packed"]]["disjoint_bpb"]
+                found.measures[TRAINED] = trained_bpb(run_dir)
             elif measure == VISITS:
                 rows = explain(run_dir, data_dir, progress=advance)["visits"]
-                visits = tuple(row["stream_error"] for row in rows)
-                found[VISITS] = visits[-1]
+                found.visits = tuple(row["stream_error"] for row in rows)
+                found.measures[VISITS] = found.visits[-1]
             else:
-                strategy = read_strategy(measure)
-                found[measure] = score_by_strategy(run_dir / store.ARTIFACT, data_dir, strategy, progress=advance)[
-                    "bpb"
-                ]
-        write_json(path, {"weights_sha256": weights, "found": found, "visits": visits or kept.get("visits", ())})
-    return {name: found[name] for name in trial.measures}, visits or tuple(kept.get("visits", ()))
+                artifact, strategy = run_dir / store.ARTIFACT, read_strategy(measure)
+                found.measures[measure] = score_by_strategy(artifact, data_dir, strategy, progress=advance)["bpb"]
+        write_json(path, msgspec.to_builtins(found))
+    return found
 
 
 def check_measures(measures: Sequence[str]) -> None:
