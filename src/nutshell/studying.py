@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 
 from nutshell.study.executors import Executor, ExecutorName, make_executor
 from nutshell.study.plan import Plan, chosen, read_study
-from nutshell.study.runner import Folders, Progress, run_study
+from nutshell.study.runner import Folders, Progress, run_study, terminable
 from nutshell.study.runs import compare_runs
 from nutshell.study.stored import read_stored, restore_study, store_study
 from nutshell.study.tables import analysis_view, plan_view, progress_view, runs_view
@@ -82,7 +82,7 @@ def study_run(
     if store is not None and store.exists():
         restore_study(store, plan, Folders(folder))
     live = Live(console=terminal.err, auto_refresh=False, transient=True) if terminal.voice == "live" else None
-    with live or nullcontext():
+    with terminable(), live or nullcontext():
 
         def watch(progress: Progress) -> None:
             if store is not None and progress.last and progress.outcomes:

@@ -125,3 +125,20 @@ def test_a_trial_that_breaks_leaves_its_last_words(folder):
     (failure,) = folder.glob("broken/*/failure.json")
     assert "over the budget of 100 B" in read_json(failure)["said"]
     assert len(list(folder.glob("broken/*/outcome.json"))) == 3
+
+
+def test_a_runner_that_is_asked_to_stop_stops_its_trials(folder):
+    (folder / "long.toml").write_text(STUDY.replace("steps = 8", "steps = 100_000"))
+    process = start(folder, "run", "long.toml", "--data", "data", "--out", "long")
+    while not list(folder.glob("long/trainings/*/metrics.jsonl")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "nutshell: stopped; the same command goes on"
+    assert list(folder.glob("long/trainings/*/checkpoint.safetensors"))
+    assert not list(folder.glob("long/*/failure.json"))
+    sizes = [path.stat().st_size for path in folder.glob("long/trainings/*/metrics.jsonl")]
+    time.sleep(1)
+    assert [path.stat().st_size for path in folder.glob("long/trainings/*/metrics.jsonl")] == sizes

@@ -6,7 +6,9 @@ decided from outcomes alone, seed by seed in the order of the study, so that it 
 them.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +64,20 @@ class Folders:
             for trial in plan.trials
         }
         return Progress(states, outcomes, last)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Take SIGTERM, from whoever manages the machine, as a Ctrl-C: trials are stopped, and not left behind."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt("stopped; the same command goes on")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def run_study(
