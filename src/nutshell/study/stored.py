@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from nutshell.errors import RunError
-from nutshell.files import write_json
+from nutshell.files import write_bytes, write_json
 from nutshell.study.analysis import Cell
 from nutshell.study.outcome import Outcome
 from nutshell.study.plan import Plan
@@ -63,7 +63,14 @@ def store_study(path: Path, plan: Plan, progress: Progress) -> None:
             Failure(arm=trial.arm, size=trial.size, budget=trial.budget_name, seed=trial.seed) for trial in failed
         ),
     )
-    write_json(path, msgspec.to_builtins(stored))
+    write_bytes(path, _by_line(stored))
+
+
+def _by_line(stored: StoredStudy) -> bytes:
+    """Write an outcome a line: small, and what is added shows as that."""
+    head = msgspec.json.encode(msgspec.structs.replace(stored, outcomes=()))
+    lines = b",\n".join(msgspec.json.encode(outcome) for outcome in stored.outcomes)
+    return head.replace(b'"outcomes":[]', b'"outcomes":[\n' + lines + b"\n]") + b"\n"
 
 
 def restore_study(path: Path, plan: Plan, folders: Folders) -> None:

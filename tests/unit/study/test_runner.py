@@ -113,6 +113,7 @@ def test_what_is_stored_gives_the_same_table(tmp_path):
     _, progress, _ = run(plan, tmp_path, failing={("flat", 1)})
     store_study(tmp_path / "stored.json", plan, progress)
     stored = read_stored(tmp_path / "stored.json")
+    assert len((tmp_path / "stored.json").read_text().splitlines()) == 2 + len(stored.outcomes)
     assert msgspec.json.encode(analyse(plan, stored.outcomes)) == table(plan, progress)
     assert [(failure.arm, failure.seed) for failure in stored.failed] == [("flat", 1)]
     (tmp_path / "stored.json").write_text("{}")
