@@ -202,4 +202,7 @@ def rank_correlation(
 
 
 def _spearman(small: Sequence[float], large: Sequence[float]) -> float:
-    return float(np.corrcoef(distributions.rankdata(small), distributions.rankdata(large))[0, 1])
+    ranks = [distributions.rankdata(side) for side in (small, large)]
+    if any(np.ptp(side) == 0 for side in ranks):
+        return 0.0  # arms that all tie are in no order that another could share
+    return float(np.corrcoef(*ranks)[0, 1])

@@ -216,6 +216,12 @@ def test_ranks_of_two_sizes():
     assert stats.rank_correlation({"a": {0: 1.0}, "b": {0: 1.0}}, arms, alpha=0.1) is None
 
 
+def test_arms_that_all_tie_are_in_no_order():
+    tied = {name: {0: 1.0, 1: 1.0} for name in "abc"}
+    arms = {name: {0: value, 1: value} for name, value in zip("abc", (1.0, 2.0, 3.0), strict=True)}
+    assert stats.rank_correlation(tied, arms, alpha=0.1) == (0.0, (0.0, 0.0), 3)
+
+
 def test_ranks_within_the_noise_have_a_wide_interval():
     rng = np.random.default_rng(9)
     sides = [{name: by_seed(rng.normal(0, 1, 3)) for name in "abcdef"} for _ in range(2)]
