@@ -14,7 +14,7 @@ from nutshell.files import write_bytes, write_json
 from nutshell.report.terminal import Terminal
 
 try:
-    from nutshell.study.analysis import Cell, analyse
+    from nutshell.study.analysis import analyse
 except ModuleNotFoundError as error:
     if error.name != "scipy":
         raise
@@ -94,11 +94,11 @@ def study_run(
                 terminal.note(f"{progress.last} ({done} of {len(progress.states)})")
 
         progress = run_study(plan, file, data, folder, runs_where, retry=retry, watch=watch)
-    analysis = analyse(plan, progress.outcomes.values(), failed=_failed(progress))
+    analysis = analyse(plan, progress.outcomes.values(), failed=progress.failures())
     terminal.result(msgspec.to_builtins(analysis), lambda _: analysis_view(analysis))
-    if failures := [trial for trial, state in progress.states.items() if state == "failed"]:
+    if failed := progress.failed:
         raise RunError(
-            f"{file}: {len(failures)} of {len(plan.trials)} trials failed, the first in {folder / failures[0].folder}"
+            f"{file}: {len(failed)} of {len(plan.trials)} trials failed, the first in {folder / failed[0].folder}"
         )
 
 
@@ -172,7 +172,7 @@ def study_report(
         folders = Folders(out or _default_out(plan))
         progress = folders.progress(plan)
         outcomes = list(progress.outcomes.values())
-        analysis = analyse(plan, outcomes, failed=_failed(progress))
+        analysis = analyse(plan, outcomes, failed=progress.failures())
         if store is not None:
             store_study(store, plan, progress)
     if html is not None:
@@ -221,22 +221,13 @@ def _default_out(plan: Plan) -> Path:
 
 
 def _states(plan: Plan, progress: Progress) -> list[dict[str, Any]]:
-    """Count the states of each arm's trials, with the mean of its metric so far."""
+    """Count the states of each arm's trials."""
     rows = []
     for arm in plan.arms:
         own = [trial for trial in plan.trials if trial.arm == arm.name]
         states = [progress.states[trial] for trial in own]
         rows.append({"arm": arm.name, **{state: states.count(state) for state in ("done", "failed", "waiting")}})
     return rows
-
-
-def _failed(progress: Progress) -> dict[tuple[str, Cell], int]:
-    found: dict[tuple[str, Cell], int] = {}
-    for trial, state in progress.states.items():
-        if state == "failed":
-            where = trial.arm, Cell(trial.size, trial.budget_name)
-            found[where] = found.get(where, 0) + 1
-    return found
 
 
 def _command(file: Path, stored: Path | None) -> str:

@@ -22,19 +22,19 @@ from nutshell.errors import RecipeError
 T = TypeVar("T")
 
 
-def read_table(path: Path, *, merge_base: bool = True) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
     """Read a TOML file and merge it over its `base`, a file name relative to its own folder.
 
-    The result has no `base` key. Without `merge_base` the table is given as it is written.
+    The result has no `base` key.
 
     Raises:
         RecipeError: a file is missing, is not TOML, or a base has a base.
     """
-    table = _parse(path)
-    if not merge_base or "base" not in table:
+    table = read_toml(path)
+    if "base" not in table:
         return table
     base_path = path.parent / str(table.pop("base"))
-    base = _parse(base_path)
+    base = read_toml(base_path)
     if "base" in base:
         raise RecipeError(f"{path}: its base {base_path.name} has a base itself; a recipe may be one level deep only")
     return merge(base, table)
@@ -98,7 +98,12 @@ def to_toml(config: msgspec.Struct) -> str:
     return tomli_w.dumps(to_table(config))
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as it is written.
+
+    Raises:
+        RecipeError: it is missing, or is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

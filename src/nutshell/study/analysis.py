@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from nutshell.study import stats
-from nutshell.study.config import BYTES, DISJOINT, TRAINED, DecisionConfig
+from nutshell.study.config import DISJOINT, TRAINED, DecisionConfig
 from nutshell.study.outcome import Outcome, is_complete
 from nutshell.study.plan import Arm, Plan, Trial
 
@@ -146,7 +146,7 @@ class _Found:
         return {seed: found[seed] for seed in sorted(found) if seeds is None or seed in seeds}
 
     def values(self, arm: str, cell: Cell, measure: str, seeds: Sequence[int] | None = None) -> dict[int, float]:
-        return {seed: measured(outcome)[measure] for seed, outcome in self.of(arm, cell, seeds).items()}
+        return _values(self.of(arm, cell, seeds), measure)
 
 
 def measured(outcome: Outcome) -> dict[str, float]:
@@ -426,8 +426,3 @@ def _ladder(plan: Plan, found: _Found) -> Iterator[Rung]:
                     high=ranking.bounds.high,
                     arms=ranking.arms,
                 )
-
-
-def is_size(measure: str) -> bool:
-    """Say whether a measure is counted in bytes and not in bits per byte."""
-    return measure == BYTES

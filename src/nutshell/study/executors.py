@@ -4,9 +4,9 @@ local   as many at once as the processors have room for, or one a GPU
 ray     the same processes, started by Ray wherever it has room; folders must be on a file system that all share
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event
 from typing import Literal, Protocol
@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 
 from nutshell.errors import UsageError
+from nutshell.machine import num_cores
 from nutshell.study.jobs import Ended, Job, run_job
 
 ExecutorName = Literal["local", "ray"]
@@ -37,7 +38,7 @@ class LocalExecutor:
     """
 
     def __init__(self, *, threads: int | None = None, parallel: int | None = None) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = num_cores()
         gpus = torch.cuda.device_count()
         own = threads or max(1, cores // max(gpus, parallel or 1))
         room = gpus or max(1, cores // own)
@@ -71,14 +72,20 @@ class LocalExecutor:
 
     def _run(self, job: Job) -> Ended:
         own = {"OMP_NUM_THREADS": str(self._threads)}
+        with self._gpu() as gpu:
+            return run_job(job._replace(environment={**own, **gpu, **job.environment}), self._stop)
+
+    @contextmanager
+    def _gpu(self) -> Iterator[dict[str, str]]:
+        """Lend a GPU, as what a process' environment says of it; where there are none, say nothing."""
         if not self._has_gpus:
-            return run_job(job._replace(environment={**own, **job.environment}), self._stop)
-        gpu = self._gpus.get()
+            yield {}
+            return
+        number = self._gpus.get()
         try:
-            own["CUDA_VISIBLE_DEVICES"] = str(gpu)
-            return run_job(job._replace(environment={**own, **job.environment}), self._stop)
+            yield {"CUDA_VISIBLE_DEVICES": str(number)}
         finally:
-            self._gpus.put(gpu)
+            self._gpus.put(number)
 
 
 def make_executor(name: ExecutorName, *, threads: int | None, parallel: int | None) -> Executor:

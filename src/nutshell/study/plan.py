@@ -11,7 +11,7 @@ import msgspec
 
 from nutshell.config.catalog import find_recipe
 from nutshell.config.digest import digest
-from nutshell.config.loader import decode, merge, read_table, to_table
+from nutshell.config.loader import decode, merge, read_table, read_toml, to_table
 from nutshell.errors import RecipeError, UsageError
 from nutshell.files import sha256_bytes
 from nutshell.recipe import Recipe
@@ -93,7 +93,8 @@ def read_study(path: Path, *, data_digest: str) -> Plan:
     Raises:
         RecipeError: the file does not decode, or an arm makes no recipe, or none of its own.
     """
-    config = decode(_own_table(path), StudyConfig, where=str(path))
+    # `base` names the recipe of the arms here, and is nothing to merge.
+    config = decode(read_toml(path), StudyConfig, where=str(path))
     arms = list(_arms(config, path))
     _check_arms(arms, path)
     recipes: dict[tuple[str, str, str], Recipe] = {}
@@ -117,11 +118,6 @@ def budget_name(budget: BudgetConfig) -> str:
     """Say a budget in a word."""
     name, value = next((name, value) for name, value in msgspec.to_builtins(budget).items() if value is not None)
     return f"{value:g}{name}"
-
-
-def _own_table(path: Path) -> dict[str, Any]:
-    """Read the file itself: `base` names a recipe here, and is not merged."""
-    return read_table(path, merge_base=False)
 
 
 def _ordered(arms: Sequence[Arm], config: StudyConfig) -> Iterator[tuple[Arm, int]]:

@@ -7,14 +7,15 @@ them.
 """
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from nutshell.files import write_json
-from nutshell.study.analysis import still_open
+from nutshell.study.analysis import Cell, still_open
 from nutshell.study.executors import Executor
 from nutshell.study.jobs import Ended, Job
 from nutshell.study.outcome import Outcome, is_complete, read_outcome
@@ -32,6 +33,14 @@ class Progress:
     states: dict[Trial, State]
     outcomes: dict[Trial, Outcome]
     last: str = ""
+
+    @property
+    def failed(self) -> list[Trial]:
+        return [trial for trial, state in self.states.items() if state == "failed"]
+
+    def failures(self) -> Mapping[tuple[str, Cell], int]:
+        """Count those that failed, by arm and cell."""
+        return Counter((trial.arm, Cell(trial.size, trial.budget_name)) for trial in self.failed)
 
 
 class Folders:

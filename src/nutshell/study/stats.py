@@ -104,8 +104,6 @@ def p_value(found: Difference, margin: float) -> float:
     if not found.error:
         return 0.0 if abs(found.mean) != margin else 1.0
     beyond = abs(abs(found.mean) - margin)
-    if not margin and not beyond:
-        return 1.0
     # Within the margin, the far bound decides; beyond it, the near one: both lie `beyond` from the mean.
     return min(1.0, 2 * float(distributions.t.sf(beyond / found.error, found.df)))
 

@@ -1,5 +1,6 @@
 """All outcomes of a study in one file, small enough to be committed: what its report is made from."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,11 +37,7 @@ class StoredStudy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     failed: tuple[Failure, ...] = ()
 
     def failures(self) -> Mapping[tuple[str, Cell], int]:
-        found: dict[tuple[str, Cell], int] = {}
-        for failure in self.failed:
-            where = failure.arm, Cell(failure.size, failure.budget)
-            found[where] = found.get(where, 0) + 1
-        return found
+        return Counter((failure.arm, Cell(failure.size, failure.budget)) for failure in self.failed)
 
 
 def store_study(path: Path, plan: Plan, progress: Progress) -> None:
@@ -54,13 +51,13 @@ def store_study(path: Path, plan: Plan, progress: Progress) -> None:
     outcomes = {outcome.key: outcome for outcome in progress.outcomes.values()}
     if path.exists():
         outcomes = {outcome.key: outcome for outcome in _of_same_data(path, plan).outcomes} | outcomes
-    failed = [trial for trial, state in progress.states.items() if state == "failed"]
     stored = StoredStudy(
         study=plan.name,
         data_digest=plan.data_digest,
         outcomes=tuple(sorted(outcomes.values(), key=lambda own: (own.size, own.budget, own.arm, own.seed, own.key))),
         failed=tuple(
-            Failure(arm=trial.arm, size=trial.size, budget=trial.budget_name, seed=trial.seed) for trial in failed
+            Failure(arm=trial.arm, size=trial.size, budget=trial.budget_name, seed=trial.seed)
+            for trial in progress.failed
         ),
     )
     write_bytes(path, _by_line(stored))

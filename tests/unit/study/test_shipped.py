@@ -1,4 +1,4 @@
-"""Every study that is shipped decodes, and its stored outcomes make the report that is committed beside them."""
+"""Every study that is shipped is one; that a committed report is that of its outcomes is tests/architecture's."""
 
 from pathlib import Path
 
