@@ -114,6 +114,9 @@ class PipePredictor:
             self._process.stdin.write(content)
             self._process.stdin.flush()
         except OSError as error:
+            kind, content = self._receive()  # it may have said why before it ended
+            if kind == b"E":
+                _check_kind(kind, b"L", content)
             raise PredictorError(self._why_ended()) from error
 
     def _receive(self) -> tuple[bytes, bytes]:

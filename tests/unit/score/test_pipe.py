@@ -124,6 +124,22 @@ def test_a_program_that_does_not_keep_to_the_protocol(tmp_path, body, said):
 
 
 @pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("send(b'H', hello); send(b'E', b'out of memory')", "gave up: out of memory"),
+        ("send(b'H', hello); send(b'L', uniform); sys.exit('bye')", r"ended by itself \(status 1\): bye"),
+    ],
+)
+def test_what_a_program_said_before_it_ended_is_heard(tmp_path, body, said):
+    """Asking it fails once it has ended: its last message waits in the pipe."""
+    with PipePredictor(program(tmp_path, body), timeout=5) as predictor:
+        predictor._process.wait(5)
+        predictor.begin(1)
+        with pytest.raises(PredictorError, match=said):
+            predictor.predict()
+
+
+@pytest.mark.parametrize(
     ("answer", "fault"),
     [
         ("uniform[:-4] + struct.pack('<f', float('nan'))", "logsumexp nan"),
