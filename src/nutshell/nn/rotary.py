@@ -41,5 +41,7 @@ class Rotary(NamedTuple):
         half = self.cos.shape[-1]
         cos, sin = self.cos[:, None, :], self.sin[:, None, :]
         a, b, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
-        turned = torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1).to(x.dtype)
-        return torch.cat([turned, rest], dim=-1)
+        # Few operations: of a model that reads one token at a time, each costs as much as its arithmetic.
+        turned = torch.cat([torch.addcmul(a * cos, b, sin), torch.addcmul(b * cos, a, sin, value=-1)], dim=-1)
+        turned = turned.to(x.dtype)
+        return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
