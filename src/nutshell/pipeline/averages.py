@@ -25,8 +25,10 @@ from nutshell.score.windows import WindowPlan
 from nutshell.train.averaging import AverageName
 
 
-def score_weights(run_dir: Path, data_dir: Path, *, progress: Progress) -> dict[str, Any]:
-    """Score each of a run's weights on the validation text; write and return what was found.
+def score_weights(
+    run_dir: Path, data_dir: Path, *, packed_alone: bool = False, progress: Progress
+) -> dict[str, Any]:
+    """Score each of a run's weights, or those alone that are packed, on the validation text; write what was found.
 
     Raises:
         RunError: the run is not trained, or its weights are not of its recipe.
@@ -35,7 +37,7 @@ def score_weights(run_dir: Path, data_dir: Path, *, progress: Progress) -> dict[
     torch.set_num_threads(num_threads())
     recipe = store.read_recipe(run_dir)
     tokenizer = Tokenizer((run_dir / store.TOKENIZER).read_bytes())
-    paths = weight_files(run_dir, recipe)
+    paths = _scored_files(run_dir, recipe, packed_alone=packed_alone)
     models: dict[AverageName, Loaded] = {name: _load(recipe, tokenizer, path) for name, path in paths.items()}
     _, documents = store.open_documents(data_dir, next(iter(models.values())))
     found = {}
@@ -48,16 +50,19 @@ def score_weights(run_dir: Path, data_dir: Path, *, progress: Progress) -> dict[
     return result
 
 
-def is_scored(run_dir: Path, recipe: Recipe) -> bool:
-    """Say whether these very weights have been scored."""
+def is_scored(run_dir: Path, recipe: Recipe, *, packed_alone: bool = False) -> bool:
+    """Say whether these very weights have been scored, whatever others were, too."""
     path = run_dir / store.AVERAGES
     if not path.exists():
         return False
     found = store.read_stage(path, remedy="delete it").get("weights", {})
+    files = _scored_files(run_dir, recipe, packed_alone=packed_alone)
+    return all(found.get(name, {}).get("sha256") == sha256_file(file) for name, file in files.items())
+
+
+def _scored_files(run_dir: Path, recipe: Recipe, *, packed_alone: bool) -> dict[AverageName, Path]:
     files = weight_files(run_dir, recipe)
-    return {name: each.get("sha256") for name, each in found.items()} == {
-        name: sha256_file(file) for name, file in files.items()
-    }
+    return {recipe.train.packed_name: files[recipe.train.packed_name]} if packed_alone else files
 
 
 def _load(recipe: Recipe, tokenizer: Tokenizer, path: Path) -> Loaded:

@@ -58,9 +58,9 @@ def provide_training(study: str, trial: Trial, data_dir: Path, folder: Path, *, 
         with alone(shared, terminal):
             training = Training(Resolved(f"{study}/{trial.arm}", recipe, {}), dataset, shared, seed=trial.seed)
             train_run(training, resume=(shared / store.CHECKPOINT).exists(), terminal=terminal)
-            if TRAINED in trial.measures and not is_scored(shared, recipe):
+            if TRAINED in trial.measures and not is_scored(shared, recipe, packed_alone=True):
                 with terminal.stage(f"measure {TRAINED}", unit="tokens read") as advance:
-                    score_weights(shared, data_dir, progress=advance)
+                    score_weights(shared, data_dir, packed_alone=True, progress=advance)
         run_dir.mkdir(parents=True, exist_ok=True)
         weights = [path.name for path in weight_files(shared, recipe).values()]
         for name in (*weights, store.TOKENIZER, store.METRICS, store.AVERAGES):
