@@ -32,6 +32,7 @@ budget = { steps = 20 }
 budget_bytes = 30_000
 rules = [{ kind = "rtn", roles = ["matrix", "embedding"] }]
 [score]
+windows = "rolling"
 stride = 32
 [prove]
 documents = 2

@@ -2,7 +2,7 @@
 
 import tomllib
 from dataclasses import dataclass, replace
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import msgspec
 import torch
@@ -46,12 +46,17 @@ _BEYOND_REASON = (ValueError, TypeError, RecursionError, OverflowError, MemoryEr
 _Tokens = Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)]
 
 
+# As recipes say it (score/config.py), whom an artifact does not ask.
+_Windows = Literal["sliding", "rolling"]
+
+
 class _TrainPart(msgspec.Struct):
     seq_len: _Tokens
 
 
 class _ScorePart(msgspec.Struct):
     stride: _Tokens
+    windows: _Windows = "sliding"  # what older artifacts do not say
 
 
 class _RecipePart(msgspec.Struct):
@@ -64,7 +69,7 @@ class _RecipePart(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model as the artifact says it is; `context` and `stride` are the windows it was made to be scored with."""
+    """A model as the artifact says it is, and the windows it was made to be scored with."""
 
     model: LM
     schedule: DepthSchedule
@@ -72,6 +77,7 @@ class Loaded:
     context: int
     stride: int
     recipe: str
+    windows: _Windows = "sliding"
 
     def under(self, text: str) -> "Loaded":
         """Give the same model by another schedule of its blocks, with the trained skips whose two ends it visits.
@@ -133,7 +139,8 @@ def _load(container: Container) -> Loaded:
     weights = {row.name: each.read() for row, each in zip(rows, stored, strict=True)}
     model.load_state_dict(weights, assign=True)
     model.requires_grad_(requires_grad=False)
-    return Loaded(model.eval(), schedule, tokenizer, recipe.train.seq_len, recipe.score.stride, recipe_text)
+    own = recipe.score
+    return Loaded(model.eval(), schedule, tokenizer, recipe.train.seq_len, own.stride, recipe_text, windows=own.windows)
 
 
 def _tokenizer_kind(container: Container) -> str:

@@ -32,7 +32,7 @@ from nutshell.pipeline import store
 from nutshell.pipeline.apart import run_apart
 from nutshell.pipeline.programs import check_hello
 from nutshell.pipeline.scoring import set_up
-from nutshell.pipeline.strategies import Sliding, StrategyConfig
+from nutshell.pipeline.strategies import StrategyConfig, own_strategy
 from nutshell.ranks import ALONE
 from nutshell.score.means import Means
 from nutshell.score.predictor import Progress
@@ -70,7 +70,7 @@ def audit_artifact(
     set_up()
     content, loaded = store.open_artifact(artifact)
     dataset, documents = store.open_documents(data_dir, loaded)
-    chosen = strategy or Sliding()
+    chosen = strategy or own_strategy(loaded)
     in_order = chosen.online(loaded, 1).in_order
     subject = Online(
         lambda total: nullcontext(chosen.online(loaded, total)),

@@ -25,9 +25,7 @@ from nutshell.score.windows import WindowPlan
 from nutshell.train.averaging import AverageName
 
 
-def score_weights(
-    run_dir: Path, data_dir: Path, *, packed_alone: bool = False, progress: Progress
-) -> dict[str, Any]:
+def score_weights(run_dir: Path, data_dir: Path, *, packed_alone: bool = False, progress: Progress) -> dict[str, Any]:
     """Score each of a run's weights, or those alone that are packed, on the validation text; write what was found.
 
     Raises:

@@ -16,15 +16,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from nutshell.artifact.load import Loaded
+from nutshell.config.struct import kind_of
 from nutshell.errors import UsageError
 from nutshell.files import sha256_bytes
 from nutshell.model.probes.stopping import Loop, loops, pass_changes
 from nutshell.model.probes.trace import eager_twin
 from nutshell.pipeline import store
 from nutshell.pipeline.scoring import set_up
-from nutshell.predict.predictor import ModelPredictor
-from nutshell.score.frozen import score_documents
-from nutshell.score.means import BATCH_TOKENS, Means
+from nutshell.pipeline.strategies import Disjoint, Rolling, Sliding, own_strategy
+from nutshell.ranks import ALONE
+from nutshell.score.means import BATCH_TOKENS, Means, rising
 from nutshell.score.predictor import Progress
 from nutshell.score.text import Documents
 from nutshell.score.windows import WindowPlan
@@ -114,21 +115,22 @@ def score_passes(
     found = loops(text)
     if not found:
         raise UsageError(f"score: --passes: '{text}' has no loop; give --schedule with one, written (blocks)xN")
-    plan = WindowPlan(context=trained.context, stride=trained.stride if stride is None else stride)
+    own = own_strategy(trained, stride=stride)
     variants = [[(number, trained.under(loop.times(number))) for number in passes] for loop in found]
-    windows = _disjoint_windows(documents, plan.context)
-    scored = sum(plan.num_inputs(len(tokens) + 1) for tokens in documents.tokens)
+    windows = _disjoint_windows(documents, trained.context)
+    scored = own.num_inputs(trained, documents)
     advance = Means(progress=progress).meter(len(found) * (len(passes) * scored + documents.num_targets))
     read = []
-    for loop, own in zip(found, variants, strict=True):
+    for loop, variants_of_loop in zip(found, variants, strict=True):
         changes = _changes(trained, replace(loop, passes=passes[-1]), windows, advance)
-        rows = [_score(number, loaded, documents, plan, changes, advance) for number, loaded in own]
+        rows = [_score(number, loaded, documents, own, changes, advance) for number, loaded in variants_of_loop]
         read.append(LoopScores(loop=loop.text, windows=len(windows), passes=rows))
     return {
         "schedule": text,
         "trained_schedule": trained.schedule.text,
-        "context": plan.context,
-        "stride": plan.stride,
+        "windows": kind_of(own),
+        "context": trained.context,
+        "stride": own.plan(trained, stride).stride,
         "loops": msgspec.to_builtins(read),
         "tokens": documents.num_targets,
         "bytes": documents.num_bytes,
@@ -143,18 +145,11 @@ def _score(
     number: int,
     loaded: Loaded,
     documents: Documents,
-    plan: WindowPlan,
+    own: Disjoint | Sliding | Rolling,
     changes: dict[int, PassChange],
     advance: Callable[[int], None],
 ) -> PassScore:
-    before = 0
-
-    def read_on(done: int, _: int) -> None:
-        nonlocal before
-        advance(done - before)
-        before = done
-
-    score = score_documents(ModelPredictor(loaded), documents, plan, progress=read_on)
+    score = own.score(loaded, documents, Means(progress=rising(advance)), ALONE)
     return PassScore(
         passes=number,
         schedule=loaded.schedule.text,

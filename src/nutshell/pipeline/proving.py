@@ -16,7 +16,7 @@ from nutshell.machine import code_digest, num_threads, processor, versions
 from nutshell.pipeline import store
 from nutshell.pipeline.coding import ArtifactCoder, online_predictor
 from nutshell.pipeline.scoring import set_up
-from nutshell.pipeline.strategies import Sliding, StrategyConfig
+from nutshell.pipeline.strategies import StrategyConfig, own_strategy
 from nutshell.ranks import ALONE
 from nutshell.score.config import ProveConfig
 from nutshell.score.layout import Layout, Shape
@@ -68,7 +68,7 @@ def prove_artifact(
         documents = documents.sample(num_documents=config.documents, max_tokens=config.max_tokens)
     artifact_sha256 = sha256_bytes(content)
     if claim is None:
-        chosen = strategy or Sliding()
+        chosen = strategy or own_strategy(loaded)
         chosen.online(loaded, documents.num_targets)  # what cannot be proved should not be scored first
         score = chosen.score(loaded, documents, Means(), ALONE)
     else:

@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
 
+from nutshell.artifact.load import Loaded
 from nutshell.data.dataset import Dataset
 from nutshell.data.exports import ROW
 from nutshell.errors import UsageError
@@ -16,17 +17,15 @@ from nutshell.files import sha256_bytes
 from nutshell.machine import num_threads, processor, versions
 from nutshell.memory import keep_freed_memory
 from nutshell.pipeline import store
-from nutshell.pipeline.strategies import StrategyConfig, read_strategy
-from nutshell.predict.predictor import ModelPredictor, ModelStepper
-from nutshell.ranks import joined_ranks
+from nutshell.pipeline.strategies import Disjoint, Rolling, Sliding, StrategyConfig, own_strategy, read_strategy
+from nutshell.predict.predictor import ModelStepper
+from nutshell.ranks import ALONE, joined_ranks
 from nutshell.score.compressors import compress_all
-from nutshell.score.frozen import score_every_way
 from nutshell.score.generate import generate
 from nutshell.score.ledger import Score
-from nutshell.score.means import Budget, Means
+from nutshell.score.means import Budget, Means, rising
 from nutshell.score.predictor import Progress
 from nutshell.score.text import Documents
-from nutshell.score.windows import WindowPlan
 
 # What a table of strategies has of each, and what is the same for all of them.
 COMPARED = ("bpb", "nats_per_token", "tokens_per_second", "seconds", "loading_seconds")
@@ -51,8 +50,8 @@ def score_artifact(
 ) -> dict[str, Any]:
     """Score the whole validation text by document; other definitions and the compressors stand beside the score.
 
-    Stride and depth schedule are those of the artifact's own recipe unless given. Under another schedule the result is
-    an experiment with the artifact, not its score: it names both schedules, and `prove_artifact` refuses it.
+    Windows, stride and depth schedule are those of the artifact's own recipe unless given. Under another schedule the
+    result is an experiment with the artifact, not its score: it names both schedules, and `prove_artifact` refuses it.
 
     Raises:
         RecipeError: the artifact's model cannot run the schedule.
@@ -62,8 +61,7 @@ def score_artifact(
     content, trained = store.open_artifact(artifact)
     loaded = trained if schedule is None else trained.under(schedule)
     dataset, documents = store.open_documents(data_dir, loaded)
-    plan = WindowPlan(context=loaded.context, stride=loaded.stride if stride is None else stride)
-    scores = score_every_way(ModelPredictor(loaded), documents, plan, progress=progress)
+    scores = score_every_way(loaded, documents, own_strategy(loaded, stride=stride), progress=progress)
     return {
         **msgspec.to_builtins(scores.own),
         "disjoint_bpb": scores.disjoint.bpb,
@@ -77,6 +75,31 @@ def score_artifact(
         "data_digest": dataset.digest,
         "seconds": time.perf_counter() - start,
     }
+
+
+class Scores(NamedTuple):
+    """What a model reaches on a text: by its own strategy, and by two definitions that others quote.
+
+    Attributes:
+        own: The answer, which can be proved.
+        disjoint: By document, in disjoint windows.
+        stream: Over the stream, in disjoint windows: the field's published definition.
+    """
+
+    own: Score
+    disjoint: Score
+    stream: Score
+
+
+def score_every_way(
+    loaded: Loaded, documents: Documents, own: Disjoint | Sliding | Rolling, *, progress: Progress | None = None
+) -> Scores:
+    """Score by every definition, once if two are the same. One progress runs over all."""
+    ways = (own, Disjoint(), Disjoint(unit="stream"))
+    different = list(dict.fromkeys(ways))
+    advance = Means(progress=progress).meter(sum(way.num_inputs(loaded, documents) for way in different))
+    found = {way: way.score(loaded, documents, Means(progress=rising(advance)), ALONE) for way in different}
+    return Scores(*(found[way] for way in ways))
 
 
 def score_by_strategy(

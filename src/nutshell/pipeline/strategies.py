@@ -24,7 +24,7 @@ from nutshell.score.online import LearningByRow, LearningFromChunks, MixedWithCo
 from nutshell.score.predictor import OnlinePredictor
 from nutshell.score.rolling import score_rolling
 from nutshell.score.rows import GROUP_TARGETS, Phases, RowPlan, StepRule, score_in_rows
-from nutshell.score.text import Documents
+from nutshell.score.text import Documents, Track
 from nutshell.score.windows import WindowPlan
 
 
@@ -87,8 +87,16 @@ def settings_of(strategy: Kind) -> dict[str, Any]:
 _SAID_BY_WINDOWS = ("kind", "unit", "context", "stride")
 
 
+def _tracks(documents: Documents, unit: Unit) -> list[Track]:
+    return documents.tracks() if unit == "document" else [documents.stream()]
+
+
 class Disjoint(Windowed, frozen=True, kw_only=True, tag="disjoint"):
     """Windows that do not overlap."""
+
+    def num_inputs(self, loaded: Loaded, documents: Documents) -> int:
+        """Count the tokens that are read: each once."""
+        return sum(len(track.targets) for track in _tracks(documents, self.unit))
 
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
         predictor = ModelPredictor(loaded, context=self.context, positions=self.positions)
@@ -105,6 +113,11 @@ class Sliding(Windowed, frozen=True, kw_only=True, tag="sliding"):
 
     stride: int | None = None
 
+    def num_inputs(self, loaded: Loaded, documents: Documents) -> int:
+        """Count the tokens that are read, overlaps included: the work."""
+        plan, tracks = self.plan(loaded, self.stride), _tracks(documents, self.unit)
+        return sum(plan.num_inputs(len(track.targets)) for track in tracks)
+
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
         predictor = ModelPredictor(loaded, context=self.context, positions=self.positions)
         plan = self.plan(loaded, self.stride)
@@ -118,6 +131,10 @@ class Rolling(Windowed, frozen=True, kw_only=True, tag="rolling"):
     """Each token is read once; keys and values of the last ones stay in sight."""
 
     stride: int | None = None
+
+    def num_inputs(self, loaded: Loaded, documents: Documents) -> int:
+        """Count the tokens that are read: each once."""
+        return sum(len(track.targets) for track in _tracks(documents, self.unit))
 
     def score(self, loaded: Loaded, documents: Documents, means: Means, ranks: Ranks) -> Score:
         reader = RollingReader(loaded, context=self.context, positions=self.positions, batch_tokens=means.batch_tokens)
@@ -234,6 +251,13 @@ class AdaptedDocuments(StrategyKind, frozen=True, kw_only=True, tag="document_ad
         return RowPlan(context=loaded.context, steps=self.steps, rows=self.rows, group_targets=self.group_targets)
 
 
+def own_strategy(loaded: Loaded, *, stride: int | None = None) -> Disjoint | Sliding | Rolling:
+    """Give the strategy that an artifact was made to be scored by; another stride may be asked for."""
+    if (loaded.stride if stride is None else stride) == loaded.context:
+        return Disjoint()
+    return Rolling(stride=stride) if loaded.windows == "rolling" else Sliding(stride=stride)
+
+
 StrategyConfig = Disjoint | Sliding | Rolling | ChunkedSGD | AdaptedDocuments
 
 
@@ -243,6 +267,8 @@ def as_scored(strategy: Strategy) -> StrategyConfig:
     Raises:
         RecipeError: what the score says of it is no strategy.
     """
+    if strategy.kind == "disjoint" and strategy.stride != strategy.context:
+        raise RecipeError(f"disjoint windows of {strategy.context} tokens cannot have stride {strategy.stride}")
     table: dict[str, Any] = {"kind": strategy.kind, **strategy.settings}
     if strategy.kind != "document_adapters":
         table |= {"unit": strategy.unit, "context": strategy.context}

@@ -19,7 +19,7 @@ def passes_view(result: Mapping[str, Any]) -> RenderableType:
         "schedule": schedule,
         "tokens": f"{result['tokens']:,}",
         "bytes": f"{result['bytes']:,}",
-        "windows": f"context = {result['context']}, stride = {result['stride']}",
+        "windows": f"{result['windows']}, context = {result['context']}, stride = {result['stride']}",
     }
     parts: list[RenderableType] = [new_facts(facts)]
     for loop in result["loops"]:

@@ -1,12 +1,18 @@
 """What a recipe says about scoring and proving."""
 
+from typing import Literal
+
 from nutshell.config.struct import Config
 
 
 class ScoreConfig(Config, frozen=True):
-    """Windows advance by `stride` targets; their length is the window the model was trained with."""
+    """Windows advance by `stride` targets; their length is the window the model was trained with.
+
+    `sliding` windows are read anew, `rolling` ones go on from what they share with the one before.
+    """
 
     stride: int
+    windows: Literal["sliding", "rolling"] = "sliding"
 
     def __post_init__(self) -> None:
         if self.stride < 1:

@@ -98,6 +98,18 @@ class Budget:
         return spent + self._longest <= self.seconds
 
 
+def rising(advance: Callable[[int], None]) -> Progress:
+    """Make of a meter of several pieces of work the progress of one of them."""
+    before = 0
+
+    def tell(done: int, _: int) -> None:
+        nonlocal before
+        advance(done - before)
+        before = done
+
+    return tell
+
+
 @dataclass(frozen=True, slots=True)
 class Means:
     """With what a text is scored.

@@ -94,6 +94,7 @@ def reworded(whole, old, new):
         ("seq_len = 16", f"seq_len = {2**17 + 1}", "train.seq_len"),
         ("seq_len = 16", "seq_len = 7", "stride 8 is longer than its windows of 7"),
         ("stride = 8", "stride = 0", "score.stride"),
+        ('windows = "sliding"', 'windows = "ajar"', "score.windows"),
         ("vocab_size = 300", "vocab_size = nan", "no finite number"),
         ("vocab_size = 300", "vocab_size = 0x" + "f" * 9000, "more than 64 bits"),
         ("vocab_size = 300", "vocab_size = " + "9" * 5000, "cannot be used"),
@@ -107,6 +108,13 @@ def reworded(whole, old, new):
 )
 def test_a_recipe_beyond_reason_is_one_clear_line(whole, old, new, message):
     assert message in artifact_mutations.outcome(reworded(whole, old, new))
+
+
+def test_a_recipe_from_before_windows_rolled_is_read(whole):
+    older = reworded(whole, 'windows = "sliding"\n', "")
+    assert artifact_mutations.outcome(older) == "read"
+    assert load(older).windows == "sliding"
+    assert load(reworded(whole, "sliding", "rolling")).windows == "rolling"
 
 
 def with_tokenizer(whole, kind, model):

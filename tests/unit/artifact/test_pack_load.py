@@ -110,7 +110,7 @@ def test_the_state_of_every_technique_survives(tokenizer, case):
         text = tokens(2, 12)
         assert torch.equal(loaded.model(text, loaded.schedule), model(text, schedule))
     assert loaded.schedule == schedule
-    assert (loaded.context, loaded.stride) == (16, 8)
+    assert (loaded.context, loaded.stride, loaded.windows) == (16, 8, "sliding")
     assert loaded.tokenizer.sha256 == tokenizer.sha256
 
 

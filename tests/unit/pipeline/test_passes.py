@@ -1,6 +1,7 @@
 """Scores by passes against every window by itself: streams caught by a hook, sums written out."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,11 @@ from nutshell.artifact.load import Loaded
 from nutshell.errors import RecipeError, UsageError
 from nutshell.pipeline import store
 from nutshell.pipeline.passes import read_passes, score_passes
+from nutshell.pipeline.strategies import Rolling
 from nutshell.predict.predictor import ModelPredictor
+from nutshell.ranks import ALONE
 from nutshell.score.frozen import score_documents
+from nutshell.score.means import Means
 from nutshell.score.text import Documents
 from nutshell.score.windows import WindowPlan
 
@@ -93,6 +97,20 @@ def test_no_extra_pass_is_the_normal_forward_to_the_bit(loaded):
     assert [(row["passes"], row["bpb"]) for row in loop["passes"]] == [(2, own.bpb)]
     (loop,) = read(range(2, 3), stride=CONTEXT)["loops"]
     assert loop["passes"][0]["bpb"] != own.bpb
+
+
+def test_windows_that_roll_roll_under_every_number_of_passes(monkeypatch):
+    loaded = artifact_of(ALL_TOGETHER, monkeypatch)
+    rolling = replace(loaded, windows="rolling")
+    monkeypatch.setattr(store, "open_artifact", lambda _: (b"bytes", rolling))
+    found = read(range(2, 4))
+    assert (found["windows"], found["context"], found["stride"]) == ("rolling", CONTEXT, STRIDE)
+    for row in found["loops"][0]["passes"]:
+        alone = Rolling().score(loaded.under(row["schedule"]), DOCUMENTS, Means(), ALONE)
+        slid = score_documents(
+            ModelPredictor(loaded.under(row["schedule"])), DOCUMENTS, WindowPlan(context=CONTEXT, stride=STRIDE)
+        )
+        assert row["bpb"] == alone.bpb != slid.bpb
 
 
 def test_changes_are_those_of_every_window_by_itself(loaded):

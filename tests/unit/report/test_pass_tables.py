@@ -9,6 +9,7 @@ CHANGE = {"increment": 0.25, "delta": 0.125, "ratio": None, "below": {"0.1": 0.7
 RESULT = {
     "schedule": "0 (1)x2 2",
     "trained_schedule": "0 (1)x2 2",
+    "windows": "rolling",
     "context": 128,
     "stride": 32,
     "tokens": 12_345,
@@ -41,7 +42,12 @@ def lines_of(result):
 
 def test_a_row_for_each_number_of_passes():
     lines = lines_of(RESULT)
-    assert lines[:4] == ["schedule 0 (1)x2 2", "tokens 12,345", "bytes 67,890", "windows context = 128, stride = 32"]
+    assert lines[:4] == [
+        "schedule 0 (1)x2 2",
+        "tokens 12,345",
+        "bytes 67,890",
+        "windows rolling, context = 128, stride = 32",
+    ]
     assert lines[4] == "(1)x2, passes bits/byte nats/token increment delta ratio below 0.1 below 0.01"
     assert lines[-3:] == [
         "1 2.0000 4.0000 - - - - -",

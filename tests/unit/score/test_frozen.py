@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nutshell.errors import DataError, LegalityError, RecipeError
-from nutshell.score.frozen import score_documents, score_every_way, score_stream
+from nutshell.score.frozen import score_documents, score_stream
 from nutshell.score.windows import WindowPlan
 from score_twins import VOCAB_SIZE, Order2, Uniform, Unigram, documents_of
 
@@ -103,39 +103,6 @@ def test_progress_counts_the_tokens_read_to_the_end():
     score_documents(Uniform(), DOCUMENTS, PLANS[1], batch_tokens=50, progress=lambda *done: seen.append(done))
     assert len(seen) == 8
     assert_runs_once(seen, inputs_of(DOCUMENTS.tracks(), PLANS[1]))
-
-
-def test_every_way_of_scoring_is_the_way_alone():
-    scores = score_every_way(Order2(), DOCUMENTS, PLANS[1])
-    assert scores.own == score_documents(Order2(), DOCUMENTS, PLANS[1])
-    assert scores.disjoint == score_documents(Order2(), DOCUMENTS, PLANS[0])
-    assert scores.stream == score_stream(Order2(), DOCUMENTS, PLANS[0])
-    assert len({score.bpb for score in scores}) == 3
-
-
-def test_one_progress_runs_over_every_way_of_scoring():
-    seen = []
-    score_every_way(Uniform(), DOCUMENTS, PLANS[1], progress=lambda *done: seen.append(done))
-    by_document = sum(inputs_of(DOCUMENTS.tracks(), plan) for plan in (PLANS[1], PLANS[0]))
-    assert_runs_once(seen, by_document + inputs_of([DOCUMENTS.stream()], PLANS[0]))
-
-
-def test_a_plan_of_disjoint_windows_is_not_scored_twice():
-    calls, seen = [], []
-
-    class Spy(Unigram):
-        def nats(self, inputs, targets):
-            calls.append(targets.shape)
-            return super().nats(inputs, targets)
-
-    score_documents(Spy(), DOCUMENTS, PLANS[0])
-    score_stream(Spy(), DOCUMENTS, PLANS[0])
-    once = calls.copy()
-    calls.clear()
-    scores = score_every_way(Spy(), DOCUMENTS, PLANS[0], progress=lambda *done: seen.append(done))
-    assert scores.own == scores.disjoint
-    assert calls == once
-    assert_runs_once(seen, inputs_of([*DOCUMENTS.tracks(), DOCUMENTS.stream()], PLANS[0]))
 
 
 def test_some_documents_are_a_subset():
